@@ -1,0 +1,80 @@
+"""Every error Marty raises on purpose. `retryable` says whether the same call may succeed later without a person's help."""
+
+
+class MartyError(Exception):
+    """Root of all errors of this project; the message names the path, the value and the remedy."""
+
+    retryable: bool = False
+
+
+class InvalidDefinition(MartyError):
+    """A resource or definition that can never run as written.
+
+    `path` is the field (for instance `spec.steps[2].condition`).
+    """
+
+    def __init__(self, path: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{path}: {problem}: {remedy}")
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+
+
+class ExpressionError(MartyError):
+    """A CEL expression that does not compile, or whose evaluation met a type error."""
+
+
+class LeaseLost(MartyError):
+    """The lane went to another owner: its new epoch refuses our writes. The owner drops the lane and goes on."""
+
+    retryable = True
+
+
+class IllegalTransition(MartyError):
+    """An event that the state machine does not allow in this state; nothing was changed."""
+
+
+class SchemaOutdated(MartyError):
+    """The database schema is older than this program needs, or was never installed: run `marty migrate`."""
+
+    retryable = True
+
+
+class DatabaseUnavailable(MartyError):
+    """Postgres refused or dropped the connection; nothing was committed by the failed call."""
+
+    retryable = True
+
+
+class BrokerUnavailable(MartyError):
+    """Kafka refused or dropped the connection, or did not acknowledge in time; the bytes may have arrived."""
+
+    retryable = True
+
+
+class TopicUnavailable(MartyError):
+    """A Kafka topic is missing or forbidden to our principal."""
+
+    retryable = True
+
+
+class PoisonEvent(MartyError):
+    """An event that cannot be applied as it is; the position stays before it, so nothing is lost."""
+
+
+class ReadModelMismatch(MartyError):
+    """The read-model table exists with other columns or another key than the Projection declares."""
+
+
+class PositionLost(MartyError):
+    """The stored Kafka offset was removed by retention: going on would silently skip events."""
+
+
+class OutboxOwned(MartyError):
+    """Another OutboxRelay owns the outbox of this database."""
+
+    retryable = True
+
+
+class OutboxRestored(MartyError):
+    """The database's system identifier changed, so the stored cursor's transaction ids mean nothing any more."""

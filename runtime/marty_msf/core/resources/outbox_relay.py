@@ -1,0 +1,27 @@
+"""The OutboxRelay kind: reads `marty.outbox` in commit-safe order and publishes to Kafka."""
+
+from pydantic import Field
+
+from marty_msf.core.resources.spec import Kafka, Model, Workload
+
+
+class RelayRetry(Model):
+    """Waits between attempts to publish while Kafka refuses; the events wait in Postgres and keep their order."""
+
+    backoff_ms: int = Field(200, ge=1, le=3_600_000, description="First wait.")
+    max_backoff_ms: int = Field(10_000, ge=1, le=86_400_000, description="Longest wait.")
+
+
+class OutboxRelaySpec(Workload):
+    """Where the outbox is and how it is drained."""
+
+    kafka: Kafka
+    batch_size: int = Field(500, ge=1, le=100_000, description="Events published between two writes of the position.")
+    polling_interval_ms: int = Field(
+        100,
+        ge=1,
+        le=60_000,
+        description="Longest idle wait before the outbox is read again; a busy relay does not wait.",
+    )
+    prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
+    retry: RelayRetry = Field(default_factory=lambda: RelayRetry())

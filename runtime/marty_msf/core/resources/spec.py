@@ -1,0 +1,114 @@
+"""What the specs of all kinds share: the strict base model, the CEL rules it carries, and the common fields."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+GROUP: Final = "consistency.marty.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+CATEGORY: Final = "marty"
+
+DNS_LABEL: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+TOPIC: Final = r"^[a-zA-Z0-9._-]+$"
+#: `host`, `host.namespace` or `host:port`; becomes the authority of the step's URL, so nothing else may stand in it.
+SERVICE: Final = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$"
+#: A relative path below the service: no scheme, query, fragment or `..`.
+ACTION: Final = r"^[A-Za-z0-9_-][A-Za-z0-9_/-]*$"
+BOOTSTRAP: Final = r"^[A-Za-z0-9.-]+:[0-9]{1,5}(,[A-Za-z0-9.-]+:[0-9]{1,5})*$"
+#: An unquoted, lower-case SQL identifier; quoted again wherever it is used.
+IDENTIFIER: Final = r"^[a-z_][a-z0-9_]{0,62}$"
+
+Expression = Annotated[str, Field(min_length=1, max_length=1024)]
+EventType = Annotated[str, Field(min_length=1, max_length=200)]
+Topic = Annotated[str, Field(min_length=1, max_length=249, pattern=TOPIC)]
+Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=IDENTIFIER)]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One CEL rule of the schema (`x-kubernetes-validations`); `message_expression` may name the offending item."""
+
+    rule: str
+    message: str
+    message_expression: str | None = None
+
+
+class Model(BaseModel):
+    """Base of every spec model: camelCase outside, snake_case inside, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    #: Cross-field rules the API server enforces; each has a validator in the model that says the same in Python.
+    RULES: ClassVar[Sequence[Rule]] = ()
+
+
+class RunState(StrEnum):
+    #: The worker pods take work.
+    RUNNING = "Running"
+    #: The pods stay and answer, but own no lanes and take no work; everything waits durably.
+    PAUSED = "Paused"
+    #: No pods; everything waits durably.
+    STOPPED = "Stopped"
+
+
+class SecretKeyRef(Model):
+    """A key of a Secret in the resource's own namespace."""
+
+    name: str = Field(
+        min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", description="Name of the Secret."
+    )
+    key: str = Field(
+        "uri", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$", description="Key inside the Secret."
+    )
+
+
+class Database(Model):
+    """The team's own Postgres."""
+
+    url_secret_ref: SecretKeyRef = Field(
+        description="Secret key with the connection URL (postgresql://…); CloudNativePG's application secrets fit as they are."
+    )
+    pool_size: int = Field(8, ge=2, le=100, description="Connections each pod keeps open at most.")
+
+
+class Kafka(Model):
+    """The team's own Kafka."""
+
+    bootstrap_servers: str = Field(
+        min_length=3,
+        max_length=2048,
+        pattern=BOOTSTRAP,
+        description="host:port of one or more brokers, separated by commas.",
+    )
+
+
+class Retry(Model):
+    """Exponential backoff with jitter: attempt n waits min(initialBackoffMs * multiplier^(n-1), maxBackoffMs), spread by ±jitter."""
+
+    attempts: int = Field(5, ge=1, le=1000, description="Calls made at most, the first one included.")
+    initial_backoff_ms: int = Field(200, ge=1, le=3_600_000, description="Wait before the second attempt.")
+    multiplier: float = Field(2, ge=1, le=100, description="Factor from one wait to the next.")
+    max_backoff_ms: int = Field(30_000, ge=1, le=86_400_000, description="Longest wait between two attempts.")
+    jitter: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of each wait that is spread at random, so that retries do not arrive together.",
+    )
+
+
+class Workload(Model):
+    """Fields common to all three kinds."""
+
+    state: RunState = Field(
+        RunState.RUNNING, description="Running; Paused (pods stay, take no work); Stopped (no pods)."
+    )
+    replicas: int = Field(
+        1, ge=0, le=100, description="Worker pods. An autoscaler sets it through the scale subresource."
+    )
+    database: Database

@@ -1,0 +1,99 @@
+"""What a worker answers on `/status`: rendered by the worker, parsed by the operator with the same models.
+
+`totals` are global: they come from counter rows that are kept in the same transaction as the work, so every pod of a
+resource gives the same numbers and nobody adds them up over pods. `local` is about the answering process only.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from marty_msf.core.resources.kinds import Role
+from marty_msf.core.resources.spec import Model
+
+
+class ProblemReason(StrEnum):
+    """Why a worker cannot do its work now. Stable within an API version; becomes the reason of Ready=False."""
+
+    STARTING = "Starting"
+    DATABASE_UNAVAILABLE = "DatabaseUnavailable"
+    SCHEMA_OUTDATED = "SchemaOutdated"
+    BROKER_UNAVAILABLE = "BrokerUnavailable"
+    TOPIC_UNAVAILABLE = "TopicUnavailable"
+    STEP_SERVICE_UNREACHABLE = "StepServiceUnreachable"
+    READ_MODEL_MISMATCH = "ReadModelMismatch"
+    POISON_EVENT = "PoisonEvent"
+    POSITION_LOST = "PositionLost"
+    OUTBOX_OWNED = "OutboxOwned"
+    OUTBOX_RESTORED = "OutboxRestored"
+    INTERNAL_ERROR = "InternalError"
+
+
+#: Problems that time alone does not mend: the operator shows them as Stalled=True.
+STALLED_REASONS = frozenset(
+    {
+        ProblemReason.READ_MODEL_MISMATCH,
+        ProblemReason.POISON_EVENT,
+        ProblemReason.POSITION_LOST,
+        ProblemReason.OUTBOX_OWNED,
+        ProblemReason.OUTBOX_RESTORED,
+    }
+)
+
+
+class Problem(Model):
+    """One reason with a sentence that names value and remedy. `blocking`: the worker can do no work at all until it is gone."""
+
+    reason: ProblemReason
+    message: str = Field(max_length=2000)
+    blocking: bool = True
+
+
+class Local(Model):
+    """About the answering process only."""
+
+    holder: str
+    lanes: int = Field(ge=0)
+    started_at: str
+    duration_bucket_bounds_ms: list[float] = Field(default_factory=list)
+    duration_bucket_counts: list[int] = Field(default_factory=list)
+
+
+class SagaTotals(Model):
+    role: Literal[Role.SAGA] = Role.SAGA
+    active: int = 0
+    completed: int = 0
+    compensated: int = 0
+    parked: int = 0
+    average_duration_ms: float = 0
+    oldest_active_seconds: float = 0
+    definition_revision: str = ""
+    last_error: str | None = None
+
+
+class RelayTotals(Model):
+    role: Literal[Role.RELAY] = Role.RELAY
+    pending: int = 0
+    published_total: int = 0
+    events_per_second: float = 0
+    lag_seconds: float = 0
+
+
+class ProjectionTotals(Model):
+    role: Literal[Role.PROJECTION] = Role.PROJECTION
+    processed_total: int = 0
+    duplicates_total: int = 0
+    lag: int = 0
+    lag_seconds: float = 0
+
+
+class WorkerStatus(Model):
+    """The whole answer of `/status`."""
+
+    resource: str
+    revision: str
+    ready: bool
+    problems: list[Problem] = Field(default_factory=list)
+    totals: Annotated[SagaTotals | RelayTotals | ProjectionTotals, Field(discriminator="role")] | None = None
+    local: Local
