@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Starts the local cluster, runs every test, stops the cluster. The last line printed is the test runner's own summary.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+python3 -m dev.cluster up || exit 1
+python3 -m dev.cluster images || exit 1
+.venv/bin/pytest -q "$@"
+code=$?
+log=$(mktemp)
+if ! { python3 -m dev.cluster down && python3 -m dev.cluster leftovers; } >"$log" 2>&1; then
+  echo "the local cluster did not go away cleanly:" >&2
+  cat "$log" >&2
+  code=1
+fi
+rm -f "$log"
+exit "$code"
