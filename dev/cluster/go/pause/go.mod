@@ -1,0 +1,3 @@
+module marty.dev/cluster/pause
+
+go 1.24.0
