@@ -1,0 +1,89 @@
+"""Connections to the team's Postgres, and the translation of the driver's errors into ours."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Final
+from urllib.parse import urlsplit
+
+import asyncpg
+
+from marty_msf.core.errors import DatabaseUnavailable, SchemaOutdated
+
+#: No statement of ours runs longer in health; a connection that hangs (a lost route, a stopped server) is given up.
+STATEMENT_TIMEOUT_SECONDS: Final = 60
+CONNECT_TIMEOUT_SECONDS: Final = 10
+
+#: SQLSTATE classes and codes that mean "not now": the transaction was rolled back, the same call may succeed later.
+_UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "08": "the connection broke",
+        "53": "the server has no resources left (disk, memory or connections)",
+        "57": "the server is starting, stopping or cancelled the statement",
+        "58": "the server met a system error",
+        "25006": "this server is read-only (a standby?): let the URL name the primary",
+        "28": "the server refused the user or the password: correct the secret of spec.database.urlSecretRef",
+        "3D000": "the database does not exist: correct the secret of spec.database.urlSecretRef or create it",
+        "40": "the transaction met a concurrent one and was rolled back",
+        "42501": "a privilege is missing: grant the user USAGE on schema marty and the rights on its tables and functions",
+        "55P03": "a lock was not available in time",
+    }
+)
+_OUTDATED: Final = frozenset({"3F000", "42P01", "42703", "42883", "42704"})
+
+
+class PooledConnection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+    """A connection whose return to the pool costs no round trip: our statements leave no session state behind."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+@contextmanager
+def translate() -> Iterator[None]:
+    """Turn what the driver raises into DatabaseUnavailable or SchemaOutdated; programming errors pass unchanged."""
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        state = error.sqlstate or ""
+        if state in _OUTDATED:
+            raise SchemaOutdated(
+                f"{error}: the schema is older than this program or missing: run `marty migrate`"
+            ) from error
+        for prefix in (state, state[:2]):
+            if prefix in _UNAVAILABLE:
+                raise DatabaseUnavailable(f"{_UNAVAILABLE[prefix]}: {error} (SQLSTATE {state})") from error
+        raise
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(
+            f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
+        ) from error
+
+
+async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:
+    """A pool that connects on first use, so that it can be made while the server is down.
+
+    `url` is a libpq URL. Raises DatabaseUnavailable when it is no URL; the message never shows a password.
+    """
+    try:
+        if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+            raise DatabaseUnavailable("the database URL must start with postgresql://: correct the secret's value")
+        return await asyncpg.create_pool(
+            url,
+            min_size=0,
+            max_size=size,
+            connection_class=PooledConnection,
+            command_timeout=STATEMENT_TIMEOUT_SECONDS,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            # JIT never pays for short statements. The application name is how people find us in pg_stat_activity.
+            server_settings={"application_name": application_name[:63], "jit": "off"},
+        )
+    except (asyncpg.InterfaceError, ValueError) as error:
+        # The driver's message may quote the URL and with it the password.
+        raise DatabaseUnavailable(
+            "the database URL cannot be parsed: correct the secret's value; write special characters as %XX"
+        ) from error
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error) or type(error).__name__
