@@ -8,6 +8,7 @@ from typing import Final
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.resources.status import OutboxRelayStatus, ProjectionStatus, SagaStatus
 
 
 class Role(StrEnum):
@@ -20,7 +21,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One custom resource kind."""
+    """One custom resource kind. `purpose` is what `kubectl explain` says of it."""
 
     kind: str
     plural: str
@@ -28,10 +29,44 @@ class Kind:
     short_names: tuple[str, ...]
     role: Role
     spec: type[SagaSpec] | type[OutboxRelaySpec] | type[ProjectionSpec]
+    status: type[SagaStatus] | type[OutboxRelayStatus] | type[ProjectionStatus]
+    purpose: str
 
 
 KINDS: Final[Mapping[str, Kind]] = {
-    "Saga": Kind("Saga", "sagas", "saga", (), Role.SAGA, SagaSpec),
-    "OutboxRelay": Kind("OutboxRelay", "outboxrelays", "outboxrelay", ("obr",), Role.RELAY, OutboxRelaySpec),
-    "Projection": Kind("Projection", "projections", "projection", ("proj",), Role.PROJECTION, ProjectionSpec),
+    kind.kind: kind
+    for kind in (
+        Kind(
+            kind="Saga",
+            plural="sagas",
+            singular="saga",
+            short_names=(),
+            role=Role.SAGA,
+            spec=SagaSpec,
+            status=SagaStatus,
+            purpose="A saga type: steps that span services, each undone in reverse when a later one fails."
+            " Its executions live in Postgres.",
+        ),
+        Kind(
+            kind="OutboxRelay",
+            plural="outboxrelays",
+            singular="outboxrelay",
+            short_names=("obr",),
+            role=Role.RELAY,
+            spec=OutboxRelaySpec,
+            status=OutboxRelayStatus,
+            purpose="Publishes the events of a Postgres outbox to Kafka: each one whose transaction committed,"
+            " in order per aggregate.",
+        ),
+        Kind(
+            kind="Projection",
+            plural="projections",
+            singular="projection",
+            short_names=("proj",),
+            role=Role.PROJECTION,
+            spec=ProjectionSpec,
+            status=ProjectionStatus,
+            purpose="Keeps a read-model table in step with events: rows and position change in one transaction.",
+        ),
+    )
 }

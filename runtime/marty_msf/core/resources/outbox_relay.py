@@ -15,7 +15,7 @@ class RelayRetry(Model):
 class OutboxRelaySpec(Workload):
     """Where the outbox is and how it is drained."""
 
-    kafka: Kafka
+    kafka: Kafka = Field(description="Where the events go.")
     batch_size: int = Field(500, ge=1, le=100_000, description="Events published between two writes of the position.")
     polling_interval_ms: int = Field(
         100,
@@ -24,4 +24,6 @@ class OutboxRelaySpec(Workload):
         description="Longest idle wait before the outbox is read again; a busy relay does not wait.",
     )
     prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
-    retry: RelayRetry = Field(default_factory=lambda: RelayRetry())
+    retry: RelayRetry = Field(
+        default_factory=lambda: RelayRetry(), description="Waits between attempts to publish while Kafka refuses."
+    )

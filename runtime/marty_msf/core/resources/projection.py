@@ -2,12 +2,22 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.resources.spec import EventType, Expression, Identifier, Kafka, Model, Rule, Topic, Workload
+from marty_msf.core.resources.spec import (
+    EventType,
+    Expression,
+    Identifier,
+    Kafka,
+    Model,
+    Rule,
+    Topic,
+    Workload,
+    indexes,
+)
 
 
 class ColumnType(StrEnum):
@@ -25,26 +35,80 @@ class ColumnType(StrEnum):
     JSONB = "jsonb"
 
 
+MAX_INDEXES: Final = 16
+#: Postgres allows 32 columns in an index.
+Index = Annotated[list[Identifier], Field(min_length=1, max_length=32)]
+
+#: CEL for the index of the first of readModel.indexes with a column that is not declared.
+_UNKNOWN_INDEX: Final = (
+    f"{indexes(MAX_INDEXES)}.filter(i, i < size(self.readModel.indexes)"
+    " && !self.readModel.indexes[i].all(c, c in self.readModel.columns))[0]"
+)
+
+
 class KafkaSource(Model):
-    topics: list[Topic] = Field(min_length=1, max_length=16)
+    """Topics whose events are folded into the table."""
+
+    topics: list[Topic] = Field(
+        min_length=1,
+        max_length=16,
+        description="Kafka topics that are read, each named once.",
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        if (twice := _first_repeated(self.topics)) is not None:
+            raise InvalidDefinition(
+                "spec.source.kafka.topics", f"names topic {twice!r} more than once", "name each topic once"
+            )
+        return self
 
 
 class Source(Model):
-    kafka: KafkaSource
+    """Where the events come from."""
+
+    kafka: KafkaSource = Field(description="Events in Kafka, as an OutboxRelay publishes them.")
 
 
 class ReadModel(Model):
     """The table that queries read. The Projection creates it and is its only writer."""
 
+    RULES: ClassVar[Sequence[Rule]] = tuple(
+        Rule(
+            f"self.{field} == oldSelf.{field}",
+            f"{field} cannot be changed, because the events that were folded already would be missing in the new table:"
+            " make a new Projection with another name",
+            field=f".{field}",
+        )
+        for field in ("schema", "table", "columns", "key")
+    ) + (
+        Rule(
+            "self.key.all(k, self.key.exists_one(o, o == k))",
+            "a column is named more than once: name each key column once",
+            field=".key",
+        ),
+    )
+
     schema_name: Identifier = Field("public", alias="schema", description="Postgres schema of the table.")
-    table: Identifier
-    columns: dict[Identifier, ColumnType] = Field(min_length=1, max_length=100)
+    table: Identifier = Field(description="Name of the table.")
+    columns: dict[Identifier, ColumnType] = Field(
+        min_length=1, max_length=100, description="Column name to column type."
+    )
     key: list[Identifier] = Field(
         min_length=1, max_length=8, description="Primary key; each of its columns is declared in columns."
     )
-    indexes: list[list[Identifier]] = Field(
-        default_factory=list, max_length=16, description="Further indexes, each a list of columns."
+    indexes: list[Index] = Field(
+        default_factory=list, max_length=MAX_INDEXES, description="Further indexes, each a list of columns."
     )
+
+    @model_validator(mode="after")
+    def _key_columns_differ(self) -> Self:
+        if (twice := _first_repeated(self.key)) is not None:
+            raise InvalidDefinition(
+                "spec.readModel.key", f"names column {twice!r} more than once", "name each key column once"
+            )
+        return self
 
 
 class EventMapping(Model):
@@ -61,7 +125,7 @@ class EventMapping(Model):
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(
             "(has(self.upsert) ? 1 : 0) + (has(self.update) ? 1 : 0) + (has(self.delete) && self.delete ? 1 : 0) == 1",
-            "exactly one of upsert, update and delete: true is needed",
+            "an event has none or several effects: give exactly one of upsert, update and delete: true",
         ),
     )
 
@@ -81,12 +145,25 @@ class EventMapping(Model):
         return self.upsert or self.update or {}
 
 
+def _mapped_columns_are_declared(effect: str) -> Rule:
+    wrong = f"has(self.events[e].{effect}) && !self.events[e].{effect}.all(c, c in self.readModel.columns)"
+    event = f"self.events.filter(e, {wrong})[0]"
+    return Rule(
+        f"!self.events.exists(e, {wrong})",
+        f"an {effect} maps a column that spec.readModel.columns does not declare: add it there or correct the name",
+        f"""'the {effect} of "' + {event} + '" maps column "'"""
+        f""" + self.events[{event}].{effect}.filter(c, !(c in self.readModel.columns))[0]"""
+        """ + '", which spec.readModel.columns does not declare: add it there or correct the name'""",
+        ".events",
+    )
+
+
 class ProjectionSpec(Workload):
     """Where the events come from, the table they make, and how each event type changes a row."""
 
-    kafka: Kafka
-    source: Source
-    read_model: ReadModel
+    kafka: Kafka = Field(description="The team's own Kafka.")
+    source: Source = Field(description="Where the events come from.")
+    read_model: ReadModel = Field(description="The table that queries read.")
     events: dict[EventType, EventMapping] = Field(
         min_length=1, max_length=100, description="Event type (ce_type) to its effect; other types are skipped."
     )
@@ -95,28 +172,20 @@ class ProjectionSpec(Workload):
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(
             "self.readModel.key.all(k, k in self.readModel.columns)",
-            "spec.readModel.key names a column that spec.readModel.columns does not declare",
-            "'spec.readModel.key names column ' + self.readModel.key.filter(k, !(k in self.readModel.columns))[0]"
-            " + ', which spec.readModel.columns does not declare: add it there'",
+            "names a column that spec.readModel.columns does not declare: add it there or correct the name",
+            """'names column "' + self.readModel.key.filter(k, !(k in self.readModel.columns))[0]"""
+            """ + '", which spec.readModel.columns does not declare: add it there or correct the name'""",
+            ".readModel.key",
         ),
         Rule(
             "self.readModel.indexes.all(i, i.all(c, c in self.readModel.columns))",
-            "spec.readModel.indexes names a column that spec.readModel.columns does not declare",
+            "names a column that spec.readModel.columns does not declare: add it there or correct the name",
+            f"""'the index that starts with "' + self.readModel.indexes[{_UNKNOWN_INDEX}][0]"""
+            """ + '" names a column that spec.readModel.columns does not declare: add it there or correct the name'""",
+            ".readModel.indexes",
         ),
-        Rule(
-            "self.events.all(e, !has(self.events[e].upsert) || self.events[e].upsert.all(c, c in self.readModel.columns))",
-            "an upsert in spec.events maps a column that spec.readModel.columns does not declare: add it there or correct the name",
-            "'spec.events: the upsert of ' + self.events.filter(e, has(self.events[e].upsert)"
-            " && !self.events[e].upsert.all(c, c in self.readModel.columns))[0]"
-            " + ' maps a column that spec.readModel.columns does not declare: add it there or correct the name'",
-        ),
-        Rule(
-            "self.events.all(e, !has(self.events[e].update) || self.events[e].update.all(c, c in self.readModel.columns))",
-            "an update in spec.events maps a column that spec.readModel.columns does not declare: add it there or correct the name",
-            "'spec.events: the update of ' + self.events.filter(e, has(self.events[e].update)"
-            " && !self.events[e].update.all(c, c in self.readModel.columns))[0]"
-            " + ' maps a column that spec.readModel.columns does not declare: add it there or correct the name'",
-        ),
+        _mapped_columns_are_declared("upsert"),
+        _mapped_columns_are_declared("update"),
     )
 
     @model_validator(mode="after")
@@ -144,3 +213,7 @@ class ProjectionSpec(Workload):
                         "declare it in spec.readModel.columns or correct the name",
                     )
         return self
+
+
+def _first_repeated(names: Sequence[str]) -> str | None:
+    return next((name for index, name in enumerate(names) if name in names[:index]), None)

@@ -1,7 +1,7 @@
 """The Saga kind: one resource is one saga type; its executions (instances) live in Postgres, never in etcd."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
@@ -17,21 +17,36 @@ from marty_msf.core.resources.spec import (
     Rule,
     Topic,
     Workload,
+    indexes,
 )
 
-NAME = r"^[a-z][a-z0-9_]*$"
+NAME: Final = r"^[a-z][a-z0-9_]*$"
+#: A member of the saga's context, written in CEL as `context.<name>`.
+CONTEXT_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+ContextName = Annotated[str, Field(min_length=1, max_length=63, pattern=CONTEXT_NAME)]
 
 
 class StepDefaults(Model):
+    """What a step uses when it says nothing itself."""
+
     timeout_ms: int = Field(30_000, ge=1, le=3_600_000, description="Longest wait for one call's answer.")
     retry: Retry = Field(
         default_factory=lambda: Retry(), description="Retries of a call whose outcome is unknown or temporary."
     )
 
 
+class CompensationRetry(Retry):
+    """Exponential backoff as for steps, with a larger budget: giving up on an undo costs a person's time."""
+
+    attempts: int = Field(20, ge=1, le=1000, description="Calls made at most, the first one included.")
+
+
 class CompensationDefaults(Model):
-    retry: Retry = Field(
-        default_factory=lambda: Retry(attempts=20),
+    """How a step is undone."""
+
+    retry: CompensationRetry = Field(
+        default_factory=lambda: CompensationRetry(),
         description="Retries of an undo; when they are used up the instance is Parked for a person.",
     )
 
@@ -51,17 +66,22 @@ class Step(Model):
         None, description="CEL over the context; the step is skipped when false or when a name in it is missing."
     )
     pivot: bool = Field(False, description="Point of no return: from here on steps are only retried, never undone.")
-    data: dict[str, Any] = Field(default_factory=dict, description="Sent to the service as it is.")
-    timeout_ms: int | None = Field(None, ge=1, le=3_600_000, description="Overrides stepDefaults.timeoutMs.")
-    retry: Retry | None = Field(None, description="Overrides stepDefaults.retry.")
+    data: dict[str, Any] = Field(
+        default_factory=dict,
+        max_length=256,
+        description="Sent to the service as it is.",
+        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
+    )
+    timeout_ms: int | None = Field(None, ge=1, le=3_600_000, description="Replaces stepDefaults.timeoutMs.")
+    retry: Retry | None = Field(None, description="Replaces stepDefaults.retry as a whole.")
 
 
 class KafkaTrigger(Model):
     """Starts one instance for each event of a type. The business key makes redelivered events start nothing new."""
 
-    topic: Topic
+    topic: Topic = Field(description="Kafka topic that is read.")
     event_type: EventType = Field(description="Value of the ce_type header.")
-    context: dict[str, Expression] = Field(
+    context: dict[ContextName, Expression] = Field(
         default_factory=dict,
         max_length=64,
         description="Context of the new instance: name to CEL over `event` (the payload). Empty: the whole payload.",
@@ -72,7 +92,23 @@ class KafkaTrigger(Model):
 
 
 class Trigger(Model):
-    kafka: KafkaTrigger
+    """What starts an instance by itself."""
+
+    kafka: KafkaTrigger = Field(description="Starts one instance for each event of a type.")
+
+
+MAX_STEPS: Final = 64
+_EACH: Final = indexes(MAX_STEPS)
+#: CEL over the index `i` of a step.
+_REPEATED: Final = f"i < size(self.steps) && {_EACH}.exists(j, j < i && self.steps[j].name == self.steps[i].name)"
+_PIVOT: Final = "i < size(self.steps) && self.steps[i].pivot"
+_UNDONE_AFTER_PIVOT: Final = (
+    f"i < size(self.steps) && has(self.steps[i].compensation) && {_EACH}.exists(j, j < i && self.steps[j].pivot)"
+)
+
+
+def _name_of(which: str, nth: int = 0) -> str:
+    return f"self.steps[{_EACH}.filter(i, {which})[{nth}]].name"
 
 
 class SagaSpec(Workload):
@@ -83,20 +119,43 @@ class SagaSpec(Workload):
     timeout_seconds: int = Field(
         300, ge=1, le=31_536_000, description="Longest life of an instance before its pivot; then it is compensated."
     )
-    step_defaults: StepDefaults = Field(default_factory=lambda: StepDefaults())
-    compensation_defaults: CompensationDefaults = Field(default_factory=lambda: CompensationDefaults())
-    triggers: list[Trigger] = Field(default_factory=list, max_length=16)
-    steps: list[Step] = Field(min_length=1, max_length=64, description="Run in this order; undone in reverse.")
+    step_defaults: StepDefaults = Field(
+        default_factory=lambda: StepDefaults(), description="What a step uses when it says nothing itself."
+    )
+    compensation_defaults: CompensationDefaults = Field(
+        default_factory=lambda: CompensationDefaults(), description="How steps are undone."
+    )
+    triggers: list[Trigger] = Field(
+        default_factory=list, max_length=16, description="What starts instances, besides POST /v1/sagas."
+    )
+    steps: list[Step] = Field(min_length=1, max_length=MAX_STEPS, description="Run in this order; undone in reverse.")
 
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(
             "self.steps.all(s, self.steps.exists_one(t, t.name == s.name))",
-            "step names must be unique",
-            "'step name ' + self.steps.filter(s, !self.steps.exists_one(t, t.name == s.name))[0].name"
-            " + ' is used more than once: give each step its own name'",
+            "a step name is used more than once: give each step its own name",
+            f"""'step name "' + {_name_of(_REPEATED)} + '" is used more than once: give each step its own name'""",
+            ".steps",
         ),
-        Rule("self.steps.filter(s, s.pivot).size() <= 1", "at most one step may be the pivot"),
-        Rule("self.triggers.size() == 0 || has(self.kafka)", "triggers need spec.kafka.bootstrapServers"),
+        Rule(
+            "self.steps.filter(s, s.pivot).size() <= 1",
+            "several steps are the pivot: keep pivot: true on one of them",
+            f"""'steps "' + {_name_of(_PIVOT)} + '" and "' + {_name_of(_PIVOT, 1)}"""
+            """ + '" are both the pivot: keep pivot: true on one of them'""",
+            ".steps",
+        ),
+        Rule(
+            f"!{_EACH}.exists(i, {_UNDONE_AFTER_PIVOT})",
+            "a step has a compensation after the pivot step: remove it, a step after the pivot is only retried",
+            f"""'step "' + {_name_of(_UNDONE_AFTER_PIVOT)} + '" has a compensation after the pivot step "'"""
+            f""" + {_name_of(_PIVOT)} + '": remove it, a step after the pivot is only retried'""",
+            ".steps",
+        ),
+        Rule(
+            "self.triggers.size() == 0 || has(self.kafka)",
+            "spec.triggers read Kafka, but spec.kafka is missing: set spec.kafka.bootstrapServers",
+            field=".triggers",
+        ),
     )
 
     @model_validator(mode="after")
@@ -123,6 +182,6 @@ class SagaSpec(Workload):
                 pivot = step.name
         if self.triggers and not self.kafka:
             raise InvalidDefinition(
-                "spec.kafka", "is missing but spec.triggers need it", "set spec.kafka.bootstrapServers"
+                "spec.triggers", "read Kafka, but spec.kafka is missing", "set spec.kafka.bootstrapServers"
             )
         return self

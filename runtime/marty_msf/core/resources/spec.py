@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -31,23 +31,72 @@ Identifier = Annotated[str, Field(min_length=1, max_length=63, pattern=IDENTIFIE
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One CEL rule of the schema (`x-kubernetes-validations`); `message_expression` may name the offending item."""
+    """One CEL rule of the schema (`x-kubernetes-validations`).
+
+    `message` is shown when `message_expression`, which may name the offending item, cannot be evaluated. `field` is the
+    path below the model that the API server reports, as in `.steps`; by default the model itself. A rule that mentions
+    `oldSelf` is only checked when an existing resource is changed.
+    """
 
     rule: str
     message: str
     message_expression: str | None = None
+    field: str | None = None
+
+
+def indexes(limit: int) -> str:
+    """CEL for the list 0 … limit - 1, to look at list items by index.
+
+    The API server prices a rule before it accepts it, and loses sight of the bounds of items that went through `filter`
+    or `map`; of `list[i]` it knows them. CEL itself has no range on the Kubernetes versions that are supported.
+    """
+    return f"[{', '.join(str(index) for index in range(limit))}]"
+
+
+def _complete_json_schema(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Add what pydantic leaves out of a model's JSON schema: the CEL rules, and defaults that a factory makes."""
+    for name, field in model.model_fields.items():
+        if field.default_factory is not None:
+            made = field.get_default(call_default_factory=True, validated_data={})
+            default = (
+                made.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(made, Model) else made
+            )
+            schema["properties"][field.alias or name]["default"] = default
+    if issubclass(model, Model) and model.RULES:
+        schema["x-kubernetes-validations"] = [
+            {
+                key: value
+                for key, value in (
+                    ("rule", rule.rule),
+                    ("message", rule.message),
+                    ("messageExpression", rule.message_expression),
+                    ("fieldPath", rule.field),
+                )
+                if value is not None
+            }
+            for rule in model.RULES
+        ]
 
 
 class Model(BaseModel):
     """Base of every spec model: camelCase outside, snake_case inside, unknown fields refused, immutable."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        json_schema_extra=_complete_json_schema,
+    )
 
-    #: Cross-field rules the API server enforces; each has a validator in the model that says the same in Python.
+    #: Cross-field rules the API server enforces; each has a validator in the model that says the same in Python, but
+    #: for those about `oldSelf`, because a model knows only the resource as it is now.
     RULES: ClassVar[Sequence[Rule]] = ()
 
 
 class RunState(StrEnum):
+    """Whether the resource works, waits, or has no pods at all."""
+
     #: The worker pods take work.
     RUNNING = "Running"
     #: The pods stay and answer, but own no lanes and take no work; everything waits durably.
@@ -111,4 +160,4 @@ class Workload(Model):
     replicas: int = Field(
         1, ge=0, le=100, description="Worker pods. An autoscaler sets it through the scale subresource."
     )
-    database: Database
+    database: Database = Field(description="The team's own Postgres.")

@@ -10,51 +10,64 @@ from marty_msf.core.resources.spec import Model
 class Condition(Model):
     """As in the Kubernetes API conventions (metav1.Condition)."""
 
-    type: str = Field(max_length=64)
-    status: Literal["True", "False", "Unknown"]
-    reason: str = Field(max_length=128)
-    message: str = Field(max_length=2048)
-    last_transition_time: str = Field(max_length=40)
-    observed_generation: int
+    type: str = Field(max_length=64, description="Ready, Reconciling, Stalled or ConfigApplied.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    reason: str = Field(max_length=128, description="Why, as one word that is stable within the API version.")
+    message: str = Field(max_length=2048, description="Why, as a sentence with value and remedy.")
+    last_transition_time: str = Field(
+        max_length=40, description="When status last changed.", json_schema_extra={"format": "date-time"}
+    )
+    observed_generation: int = Field(description="metadata.generation that the condition speaks of.")
 
 
 class Status(Model):
     """Common to all kinds."""
 
-    observed_generation: int = 0
-    conditions: list[Condition] = Field(default_factory=list, max_length=16)
-    replicas: int = 0
-    ready_replicas: int = 0
-    selector: str = Field("", max_length=512)
-    #: The configuration the workers should run, and in how many of them it does.
-    applied_revision: str = Field("", max_length=64)
-    revision_replicas: int = 0
+    observed_generation: int = Field(0, description="metadata.generation that the operator has seen last.")
+    conditions: list[Condition] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Ready says whether it works, Stalled whether a person is needed, ConfigApplied whether all workers"
+        " run the present configuration.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    replicas: int = Field(0, description="Worker pods that exist.")
+    ready_replicas: int = Field(0, description="Worker pods that are ready.")
+    selector: str = Field("", max_length=512, description="Label selector of the worker pods, for autoscalers.")
+    applied_revision: str = Field("", max_length=64, description="Configuration that the workers should run.")
+    revision_replicas: int = Field(0, description="Worker pods that run appliedRevision.")
 
 
 class SagaStatus(Status):
-    active: int = 0
-    completed: int = 0
-    compensated: int = 0
-    parked: int = 0
-    average_duration_ms: int = 0
-    p95_duration_ms: int = 0
+    """How the saga's instances fare. Totals come from counters kept in the same transaction as the work."""
+
+    active: int = Field(0, description="Instances that have not ended.")
+    completed: int = Field(0, description="Instances whose steps all succeeded.")
+    compensated: int = Field(0, description="Instances that were undone.")
+    parked: int = Field(0, description="Instances that wait for a person.")
+    average_duration_ms: int = Field(0, description="Mean time from start to end of an instance.")
+    p95_duration_ms: int = Field(0, description="95 of 100 instances ended within this time.")
     p95: str = Field("", max_length=32, description="p95DurationMs for people.")
-    oldest_active_seconds: int = 0
-    definition_revision: str = Field("", max_length=64)
-    last_error: str = Field("", max_length=1024)
+    oldest_active_seconds: int = Field(0, description="Age of the oldest instance that has not ended.")
+    definition_revision: str = Field("", max_length=64, description="Definition that new instances start with.")
+    last_error: str = Field("", max_length=1024, description="The newest failure of a step.")
 
 
 class OutboxRelayStatus(Status):
-    pending: int = 0
-    published_total: int = 0
-    events_per_second: float = 0
-    lag_seconds: float = 0
+    """How far the outbox is drained."""
+
+    pending: int = Field(0, description="Events that are not published yet.")
+    published_total: int = Field(0, description="Events published since the outbox was made.")
+    events_per_second: float = Field(0, description="Present rate of publishing.")
+    lag_seconds: float = Field(0, description="Age of the oldest event that is not published.")
     lag: str = Field("", max_length=32, description="lagSeconds for people.")
     rate: str = Field("", max_length=32, description="eventsPerSecond for people.")
 
 
 class ProjectionStatus(Status):
-    processed_total: int = 0
-    duplicates_total: int = 0
-    lag: int = 0
-    lag_seconds: float = 0
+    """How far the read model is behind its events."""
+
+    processed_total: int = Field(0, description="Events folded into the table since it was made.")
+    duplicates_total: int = Field(0, description="Events that came again and changed nothing.")
+    lag: int = Field(0, description="Events that wait in Kafka.")
+    lag_seconds: float = Field(0, description="Age of the oldest event that waits.")
