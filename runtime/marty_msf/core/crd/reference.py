@@ -13,6 +13,7 @@ def reference(definition: Mapping[str, Any]) -> str:
     version = definition["spec"]["versions"][0]
     schema = version["schema"]["openAPIV3Schema"]
     short = "".join(f", `{name}`" for name in names.get("shortNames", ()))
+    called = f"In kubectl: `{names['plural']}`, `{names['singular']}`{short}; all kinds: `{names['categories'][0]}`."
     return "\n".join(
         [
             f"# {names['kind']}",
@@ -21,8 +22,7 @@ def reference(definition: Mapping[str, Any]) -> str:
             "",
             schema["description"],
             "",
-            f"`apiVersion: {definition['spec']['group']}/{version['name']}`, `kind: {names['kind']}`;"
-            f" in kubectl `{names['plural']}`, `{names['singular']}`{short}, and with all others `{names['categories'][0]}`.",
+            f"`apiVersion: {definition['spec']['group']}/{version['name']}`, `kind: {names['kind']}`. {called}",
             "",
             "## spec",
             "",

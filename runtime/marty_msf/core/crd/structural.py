@@ -61,9 +61,9 @@ class _Converter:
 
     def node(self, source: Schema, path: str, parents: tuple[str, ...]) -> Schema:
         source, parents = self._resolve(source, path, parents)
-        kind = source.get("type")
+        kind = str(source.get("type"))
         if kind not in _COPIED:
-            raise NotStructural(path, f"type {kind!r} has no structural form", "use one JSON type")
+            raise NotStructural(path, f"type {kind} has no structural form", "use one JSON type")
         known = {"type", "title", *_ANYWHERE, *_COPIED[kind], *_TRANSLATED[kind]}
         if unknown := sorted(source.keys() - known):
             raise NotStructural(

@@ -71,18 +71,20 @@ class Source(Model):
     kafka: KafkaSource = Field(description="Events in Kafka, as an OutboxRelay publishes them.")
 
 
+def _never_changes(field: str) -> Rule:
+    return Rule(
+        f"self.{field} == oldSelf.{field}",
+        f"{field} cannot be changed, because the new table would lack the events that were folded already:"
+        " make a new Projection with another name",
+        field=f".{field}",
+    )
+
+
 class ReadModel(Model):
     """The table that queries read. The Projection creates it and is its only writer."""
 
-    RULES: ClassVar[Sequence[Rule]] = tuple(
-        Rule(
-            f"self.{field} == oldSelf.{field}",
-            f"{field} cannot be changed, because the events that were folded already would be missing in the new table:"
-            " make a new Projection with another name",
-            field=f".{field}",
-        )
-        for field in ("schema", "table", "columns", "key")
-    ) + (
+    RULES: ClassVar[Sequence[Rule]] = (
+        *(_never_changes(field) for field in ("schema", "table", "columns", "key")),
         Rule(
             "self.key.all(k, self.key.exists_one(o, o == k))",
             "a column is named more than once: name each key column once",
