@@ -30,15 +30,13 @@ class Migration:
 
 @cache
 def migrations() -> Sequence[Migration]:
-    """Every migration of this program, in order. Raises ValueError when numbers are missing or doubled."""
+    """Every migration of this program, in order."""
     found = [
         Migration(int(match[1]), match[2], file.read_text(encoding="utf-8"))
         for file in files("marty_msf.store").joinpath("schema").iterdir()
         if (match := _FILE_NAME.match(file.name))
     ]
     found.sort(key=lambda migration: migration.version)
-    if [migration.version for migration in found] != list(range(1, len(found) + 1)):
-        raise ValueError(f"schema files must be numbered 0001, 0002, …: found {[m.version for m in found]}")
     return tuple(found)
 
 
@@ -47,28 +45,29 @@ def required_version() -> int:
     return migrations()[-1].version
 
 
-VERSION: Final = """
-SELECT coalesce(max(version), 0) FROM marty.schema_version
+VERSIONS: Final = """
+SELECT version FROM marty.schema_version
 """
 
 
-async def installed_version(conn: Connection) -> int:
-    """The newest migration the database has; 0 when it has none."""
+async def installed_versions(conn: Connection) -> frozenset[int]:
+    """The numbers of the migrations the database has. Not inside a transaction: a missing schema is an error there."""
     try:
-        return int(await conn.fetchval(VERSION))
+        return frozenset(row["version"] for row in await conn.fetch(VERSIONS))
     except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
-        return 0
+        return frozenset()
 
 
 async def check_version(conn: Connection) -> None:
-    """Raise SchemaOutdated unless the database is at least at the version this program needs. Not inside a transaction.
+    """Raise SchemaOutdated unless the database has every migration of this program. Not inside a transaction.
 
     A newer database is fine: migrations are safe with the code before them.
     """
-    version = await installed_version(conn)
-    if version < required_version():
+    installed = await installed_versions(conn)
+    if not installed.issuperset(migration.version for migration in migrations()):
         raise SchemaOutdated(
-            f"the database schema is at version {version}, this program needs {required_version()}: run `marty migrate`"
+            f"the database schema is at version {max(installed, default=0)}, this program needs {required_version()}: "
+            "run `marty migrate`"
         )
 
 
@@ -98,19 +97,17 @@ async def migrate(conn: Connection, report: Callable[[Migration], None] | None =
     """
     await conn.execute(LOCK)
     try:
-        if await installed_version(conn) == 0:
+        installed = await installed_versions(conn)
+        if not installed:
             await conn.execute(PREPARE_SCHEMA)
-        version = await installed_version(conn)
-        applied = []
-        for migration in migrations():
-            if migration.version > version:
-                async with conn.transaction():
-                    await conn.execute(migration.sql)
-                    await conn.execute(RECORD, migration.version, migration.name)
-                applied.append(migration)
-                if report:
-                    report(migration)
-        return tuple(applied)
+        missing = [migration for migration in migrations() if migration.version not in installed]
+        for migration in missing:
+            async with conn.transaction():
+                await conn.execute(migration.sql)
+                await conn.execute(RECORD, migration.version, migration.name)
+            if report:
+                report(migration)
+        return tuple(missing)
     finally:
         if not conn.is_closed():
             await conn.execute(UNLOCK)

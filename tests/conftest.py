@@ -1,0 +1,64 @@
+"""Fixtures on the real servers: a fresh database and fresh topics per test."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import asyncpg
+import pytest
+
+from tests.support import kafka, postgres
+from tests.support.servers import server
+
+
+@pytest.fixture(scope="session")
+def admin_url() -> str:
+    """A superuser's URL of the server's maintenance database."""
+    return postgres.admin_url()
+
+
+@pytest.fixture(scope="session")
+def migrated_template() -> str:
+    return asyncio.run(postgres.ensure_template())
+
+
+@pytest.fixture
+async def postgres_url(migrated_template: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    async with postgres.database(migrated_template) as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_postgres_url() -> AsyncIterator[str]:
+    """A database without the schema `marty`."""
+    async with postgres.database(None) as url:
+        yield url
+
+
+@pytest.fixture
+async def conn(postgres_url: str) -> AsyncIterator[asyncpg.Connection]:
+    """One connection to the test's database."""
+    connection = await asyncpg.connect(postgres_url)
+    yield connection
+    await connection.close(timeout=5)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> str:
+    return server("MARTY_TEST_KAFKA")
+
+
+@pytest.fixture
+def topic_factory(kafka_bootstrap: str) -> Iterator[Callable[..., str]]:
+    """Makes topics: `topic_factory("orders", partitions=4, config={…})` returns the unique name; deleted at the end."""
+    made: list[str] = []
+
+    def make(label: str = "topic", partitions: int = 4, config: dict[str, str] | None = None) -> str:
+        name = f"{label}-{secrets.token_hex(5)}"
+        kafka.create_topic(kafka_bootstrap, name, partitions, config)
+        made.append(name)
+        return name
+
+    yield make
+    kafka.delete_topics(kafka_bootstrap, made)
