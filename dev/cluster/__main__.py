@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dev.cluster import environment, leftovers, network, packages, status, teardown, up
+from dev.cluster import environment, image_tasks, images, leftovers, network, packages, status, teardown, up
 from dev.cluster.errors import ClusterError
 from dev.cluster.layout import Layout
 from dev.cluster.progress import Progress
@@ -37,10 +37,30 @@ def _up(layout: Layout, options: argparse.Namespace) -> int:
         tasks = [_without_network(task) for task in tasks]
     else:
         up.require_root()
-        needed = packages.SERVERS | packages.KUBERNETES
+        needed = packages.SERVERS | packages.KUBERNETES | packages.IMAGES
         tasks = [*up.cluster_tasks(layout), up.packages_task(needed), *up.server_tasks(layout, SERVERS, bridge=True)]
+        if options.images:
+            tasks += [*image_tasks.build_tasks(layout), image_tasks.load_task(layout, "containerd")]
     with _locked(layout), Progress(len(tasks)) as progress:
         run_tasks(tasks, progress)
+    return 0
+
+
+def _images(layout: Layout, options: argparse.Namespace) -> int:
+    up.require_root()
+    running = images.is_loadable(layout)
+    tasks = [up.packages_task(packages.IMAGES), *image_tasks.build_tasks(layout)]
+    if options.context:
+        tasks.append(image_tasks.context_task(layout, options.context))
+    if options.archive:
+        tasks.append(image_tasks.archive_task(layout, options.archive))
+    if running:
+        tasks.append(image_tasks.load_task(layout))
+    with _locked(layout), Progress(len(tasks)) as progress:
+        run_tasks(tasks, progress)
+    print(layout.images_json.read_text(), end="")
+    if not running:
+        print("The cluster does not run: the images were built, not loaded.", file=sys.stderr)
     return 0
 
 
@@ -106,7 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--only", type=_servers, metavar="postgres,kafka", help="these servers on loopback, no cluster"
     )
+    command.add_argument("--images", action="store_true", help="also build our images and load them")
     command.set_defaults(act=_up)
+    command = commands.add_parser("images", help="build our images; load them when the cluster runs")
+    command.add_argument("--context", type=Path, metavar="DIR", help="also write the build context for `docker build`")
+    command.add_argument("--archive", type=Path, metavar="FILE", help="also write all images for `docker load`")
+    command.set_defaults(act=_images)
     commands.add_parser("down", help="stop everything; nothing live stays").set_defaults(act=_down)
     commands.add_parser("purge", help="down, and drop images and logs").set_defaults(act=_purge)
     command = commands.add_parser("status", help="the parts and their addresses; code 1 when one is down")

@@ -26,8 +26,8 @@ KUBERNETES: Final = {
     "iproute2": "bridge and routes",
     "openssl": "certificates",
     "kmod": "loads br_netfilter and overlay where they are modules",
-    "debootstrap": "the base of the images",
 }
+IMAGES: Final = {"debootstrap": "the base of the images"}
 # Exit code 101 tells Debian's install scripts not to start the packages' own services beside ours.
 NO_SERVICES: Final = "#!/bin/sh\nexit 101\n"
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -76,9 +76,9 @@ def install(wanted: dict[str, str], step: Step) -> None:
 
 def mirror() -> str:
     """The address of the Debian archive this machine already uses."""
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(SUITE) $(COMPONENT)", "Created-By: Packages"])
+    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"])
     for line in listed.splitlines():
         address, _, rest = line.partition(" ")
-        if rest in ("bookworm main", "stable main"):
+        if rest == "bookworm main":
             return address
     raise ClusterError("apt knows no archive of Debian bookworm (main): add one to /etc/apt/sources.list.d")
