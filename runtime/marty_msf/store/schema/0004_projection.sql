@@ -1,0 +1,40 @@
+-- Where each reader of Kafka stands, and what projections remember about the keys they applied.
+
+-- Written in the transaction that stores the effects of the events before next_offset. No consumer group is involved.
+CREATE TABLE marty.kafka_position (
+    scope       text        NOT NULL,   -- the reader: '<role>:<namespace>/<name>'
+    topic       text        NOT NULL,
+    partition   integer     NOT NULL CHECK (partition >= 0),
+    next_offset bigint      NOT NULL CHECK (next_offset >= 0),
+    event_time  timestamptz,            -- Kafka's timestamp of the last event applied; NULL before the first
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (scope, topic, partition)
+) WITH (fillfactor = 50);
+
+-- Totals of a projection, a row per partition so that its workers never wait for each other.
+CREATE TABLE marty.projection_counter (
+    scope       text    NOT NULL,
+    topic       text    NOT NULL,
+    partition   integer NOT NULL,
+    processed   bigint  NOT NULL DEFAULT 0,
+    duplicates  bigint  NOT NULL DEFAULT 0,
+    PRIMARY KEY (scope, topic, partition)
+) WITH (fillfactor = 50);
+
+-- Names (reader, partition, ce_source) by a small number, which keeps the rows of projection_key narrow.
+CREATE TABLE marty.projection_stream (
+    stream      integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    scope       text    NOT NULL,
+    topic       text    NOT NULL,
+    partition   integer NOT NULL,
+    source      text    NOT NULL,
+    UNIQUE (scope, topic, partition, source)
+);
+
+-- The highest ce_martysequence applied for each message key: lower or equal ones are duplicates sent again by a relay.
+CREATE TABLE marty.projection_key (
+    stream      integer NOT NULL,
+    key         bytea   NOT NULL,
+    sequence    bigint  NOT NULL,
+    PRIMARY KEY (stream, key)
+) WITH (fillfactor = 70);
