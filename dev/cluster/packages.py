@@ -76,7 +76,9 @@ def install(wanted: dict[str, str], step: Step) -> None:
 
 def mirror() -> str:
     """The address of the Debian archive this machine already uses."""
-    listed = run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"])
+    listed = run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
+    )
     for line in listed.splitlines():
         address, _, rest = line.partition(" ")
         if rest == "bookworm main":

@@ -21,8 +21,11 @@ class Part:
 
 
 def parts(layout: Layout) -> list[Part]:
-    """`off`: never started since the last `down`; `down`: started and gone."""
-    return [_part(daemon, layout) for daemon in _all(layout)]
+    """`off`: not asked for since the last `down`; `down`: gone, or left out by a start that was cut off."""
+    started = set(daemons.recorded(layout))
+    cluster = [daemon.name for daemon in _kubernetes(layout)]
+    expected = started | (set(cluster) if started.intersection(cluster) else set())
+    return [_part(daemon, expected, layout) for daemon in (*_kubernetes(layout), *_servers(layout))]
 
 
 def table(found: list[Part]) -> str:
@@ -37,8 +40,7 @@ def as_json(found: list[Part]) -> str:
     return json.dumps([asdict(part) for part in found], indent=2)
 
 
-def _all(layout: Layout) -> list[Daemon]:
-    bridge = network.bridge_exists()
+def _kubernetes(layout: Layout) -> list[Daemon]:
     return [
         control_plane.etcd(layout),
         control_plane.apiserver(layout),
@@ -48,12 +50,18 @@ def _all(layout: Layout) -> list[Daemon]:
         control_plane.kubelet_daemon(layout),
         control_plane.proxy_daemon(layout),
         control_plane.coredns(layout),
+    ]
+
+
+def _servers(layout: Layout) -> list[Daemon]:
+    bridge = network.bridge_exists()
+    return [
         postgres.daemon(layout, bridge=bridge),
         kafka.daemon(layout, bridge=bridge),
     ]
 
 
-def _part(daemon: Daemon, layout: Layout) -> Part:
+def _part(daemon: Daemon, expected: set[str], layout: Layout) -> Part:
     pid = daemons.pid_of(daemon.name, layout)
-    absent = "down" if daemon.name in daemons.recorded(layout) else "off"
+    absent = "down" if daemon.name in expected else "off"
     return Part(daemon.name, absent if pid is None else "running", pid, daemon.address)
