@@ -1,0 +1,128 @@
+"""The only module that calls kopf: it turns watch events into keys for the queue, and nothing else.
+
+Change handlers, timers and daemons of kopf are not used: they are edge-triggered, write annotations into the resources
+and need finalizers that would hang a namespace while the operator is away.
+"""
+
+import asyncio
+import base64
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import kopf
+
+from marty_msf.core.resources.kinds import KINDS
+from marty_msf.core.resources.spec import GROUP, VERSION
+from marty_operator import metrics
+from marty_operator.cluster import load_configuration
+from marty_operator.plan.labels import KIND, NAME, OURS
+from marty_operator.resource import Key
+
+#: Group, version and plural of what resources own and what is watched for drift. Never Pods and never Secrets.
+OWNED: Final = (
+    ("apps", "v1", "deployments"),
+    ("", "v1", "configmaps"),
+    ("", "v1", "services"),
+    ("", "v1", "serviceaccounts"),
+)
+#: The token of a service account is replaced about hourly; kopf asks again this often.
+LOGIN_AGAIN: Final = timedelta(minutes=10)
+
+OnResource = Callable[[Key, int | None], None]
+Handler = Callable[..., Coroutine[Any, Any, None]]
+OnOwned = Callable[[Key, Mapping[str, Any], bool], None]
+
+
+def registry(on_resource: OnResource, on_owned: OnOwned) -> kopf.OperatorRegistry:
+    """`on_resource(key, generation)`, None when it is gone; `on_owned(key of the owner, manifest, gone)`."""
+    handlers = kopf.OperatorRegistry()
+    kopf.on.login(registry=handlers)(login)
+    for kind in KINDS.values():
+        kopf.on.event(GROUP, VERSION, kind.plural, registry=handlers)(_resource_handler(kind.kind, on_resource))
+    for group, version, plural in OWNED:
+        kopf.on.event(group, version, plural, registry=handlers)(_owned_handler(on_owned))
+    return handlers
+
+
+def settings(namespaced: bool) -> kopf.OperatorSettings:
+    """Watches that notice a silent connection, and no writes by kopf itself."""
+    result = kopf.OperatorSettings()
+    result.posting.enabled = False
+    result.scanning.disabled = namespaced
+    result.watching.server_timeout = 300
+    result.watching.client_timeout = 310
+    result.watching.connect_timeout = 30
+    result.watching.reconnect_backoff = 1
+    result.networking.request_timeout = 30
+    result.networking.connect_timeout = 10
+    for selector in OWNED:
+        result.watching.label_selectors[selector] = OURS
+    return result
+
+
+async def watch(
+    handlers: kopf.OperatorRegistry, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event
+) -> None:
+    """Until `stop` or a signal; sets `stop` when it ends, so that nothing goes on blind."""
+    try:
+        await kopf.operator(
+            registry=handlers,
+            settings=settings(namespaced=bool(namespaces)),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=list(namespaces),
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+    finally:
+        stop.set()
+
+
+async def login(**__: Any) -> kopf.ConnectionInfo:
+    """The same address and credentials as our own client, by the same loader."""
+    configuration = await load_configuration()
+    token = await configuration.get_api_key_with_prefix("BearerToken")
+    scheme, _, secret = str(token or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        ca_data=base64.b64encode(str(configuration.ca_cert_data).encode()) if configuration.ca_cert_data else None,
+        insecure=not configuration.verify_ssl,
+        scheme=scheme.capitalize() if secret else None,
+        token=secret or None,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        expiration=datetime.now(UTC) + LOGIN_AGAIN,
+    )
+
+
+def _resource_handler(kind: str, on_resource: OnResource) -> Handler:
+    async def handle(type: str | None, meta: kopf.Meta, **_: Any) -> None:  # noqa: A002  # kopf passes it by this name
+        metrics.WATCH_EVENTS.labels(kind).inc()
+        key = Key(kind, str(meta["namespace"]), str(meta["name"]))
+        on_resource(key, None if type == "DELETED" else int(meta.get("generation", 1)))
+
+    return handle
+
+
+def _owned_handler(on_owned: OnOwned) -> Handler:
+    async def handle(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
+        key = owner(body)
+        if key is not None:
+            metrics.WATCH_EVENTS.labels(str(body.get("kind", "owned"))).inc()
+            on_owned(key, body, type == "DELETED")
+
+    return handle
+
+
+def owner(manifest: Mapping[str, Any]) -> Key | None:
+    """The resource that an object of ours belongs to: by its owner reference, else by its labels."""
+    metadata = manifest["metadata"]
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller") and reference["apiVersion"].startswith(GROUP) and reference["kind"] in KINDS:
+            return Key(reference["kind"], metadata["namespace"], reference["name"])
+    labels = metadata.get("labels") or {}
+    if labels.get(KIND) in KINDS and NAME in labels:
+        return Key(labels[KIND], metadata["namespace"], labels[NAME])
+    return None

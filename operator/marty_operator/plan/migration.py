@@ -1,0 +1,55 @@
+"""The Job that brings a database to the newest schema: one per database and image, shared by resources, owned by none."""
+
+from typing import Final
+
+from marty_msf.core.resources.spec import SecretKeyRef
+from marty_operator.plan import pod
+from marty_operator.plan.labels import MANAGED_BY, OPERATOR
+from marty_operator.resource import Manifest
+
+#: Attempts before the Job counts as failed; the operator then deletes and makes it again, so no failure is final.
+BACKOFF_LIMIT: Final = 2
+WAIT_SECONDS: Final = 60
+
+
+def migration_name(digest: str) -> str:
+    """`digest` is a keyed hash of (database URL, image), so the name tells nothing about the URL."""
+    return f"marty-migrate-{digest[:16]}"
+
+
+def migration_job(namespace: str, name: str, secret: SecretKeyRef, image: pod.RuntimeImage) -> Manifest:
+    """Has no time to live: a finished Job is the record that this image's schema is there."""
+    labels = {
+        MANAGED_BY: OPERATOR,
+        "app.kubernetes.io/name": "marty-migrate",
+        "app.kubernetes.io/part-of": "marty",
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "backoffLimit": BACKOFF_LIMIT,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "securityContext": pod.pod_security(),
+                    "containers": [
+                        {
+                            "name": "migrate",
+                            **image.fields,
+                            "args": ["migrate", "--wait-seconds", str(WAIT_SECONDS)],
+                            "env": [pod.database_url(secret)],
+                            "resources": pod.resources(),
+                            "securityContext": pod.container_security(),
+                            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+                        }
+                    ],
+                    "volumes": [{"name": "tmp", "emptyDir": {}}],
+                },
+            },
+        },
+    }

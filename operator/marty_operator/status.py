@@ -1,0 +1,202 @@
+"""From what was observed to the status subresource, and whether it is worth a write. Pure.
+
+Numbers are quantized, so that a resource at rest causes no write at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from marty_msf.core.resources.kinds import KINDS, Role
+from marty_msf.core.worker_status import ProjectionTotals, RelayTotals, SagaTotals, WorkerStatus
+from marty_operator.conditions import Verdict, merged
+from marty_operator.observation import Observed
+from marty_operator.resource import Key, Manifest
+
+#: Shortest time between two writes that change numbers only; transitions are written at once.
+NUMBERS_SECONDS: Final = 5.0
+LAST_ERROR_LIMIT: Final = 1024
+#: What a resource says about rates when no worker answers.
+_SILENT: Final[Mapping[Role, Manifest]] = {
+    Role.SAGA: {},
+    Role.RELAY: {"eventsPerSecond": 0, "rate": "0/s"},
+    Role.PROJECTION: {},
+}
+_STRUCTURE: Final = (
+    "observedGeneration",
+    "replicas",
+    "readyReplicas",
+    "selector",
+    "appliedRevision",
+    "revisionReplicas",
+)
+
+
+def build(key: Key, observed: Observed, wanted: Sequence[Verdict], previous: Mapping[str, Any], now: str) -> Manifest:
+    """The whole status. While no worker answers, the last known counts stay."""
+    reports = [worker.report for worker in observed.workers if worker.report is not None]
+    return {
+        **_numbers(KINDS[key.kind].role, reports, previous),
+        "observedGeneration": observed.generation,
+        "conditions": merged(wanted, previous.get("conditions", ()), observed.generation, now),
+        "replicas": len(observed.workers),
+        "readyReplicas": len(observed.working),
+        "selector": observed.selector,
+        "appliedRevision": observed.revision,
+        "revisionReplicas": observed.current if observed.revision else 0,
+    }
+
+
+def write_delay(previous: Mapping[str, Any], new: Mapping[str, Any], since_last_write: float) -> float | None:
+    """Seconds to wait before `new` is written: 0 at once, None not at all."""
+    if previous == new:
+        return None
+    if not previous or any(previous.get(field) != new.get(field) for field in _STRUCTURE):
+        return 0.0
+    if _without_times(previous) != _without_times(new):
+        return 0.0
+    return max(0.0, NUMBERS_SECONDS - since_last_write)
+
+
+def transitions(previous: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The conditions whose status or reason changed: what people want to see as Events."""
+    before = {c["type"]: (c["status"], c["reason"]) for c in previous.get("conditions", ())}
+    return [c for c in new["conditions"] if before.get(c["type"]) != (c["status"], c["reason"])]
+
+
+def p95_ms(reports: Sequence[WorkerStatus]) -> int:
+    """The 95th percentile over all pods, from their histogram buckets, interpolated inside its bucket; 0 without data.
+
+    Pods whose buckets differ (another release, during an upgrade) are left out.
+    """
+    bounds = next((r.local.duration_bucket_bounds_ms for r in reports if r.local.duration_bucket_bounds_ms), [])
+    same = [r.local.duration_bucket_counts for r in reports if r.local.duration_bucket_bounds_ms == bounds]
+    counts = [sum(column) for column in zip(*same, strict=False)]
+    rank, seen = 0.95 * sum(counts), 0
+    for index, count in enumerate(counts):
+        if count and seen + count >= rank:
+            if index >= len(bounds):
+                return _three_digits(bounds[-1])
+            lower = bounds[index - 1] if index else 0.0
+            return _three_digits(lower + (bounds[index] - lower) * (rank - seen) / count)
+        seen += count
+    return 0
+
+
+def duration_text(milliseconds: float) -> str:
+    """For people: 214ms, 1.2s, 38s, 4m10s, 3h12m."""
+    if milliseconds < 1000:
+        return f"{round(milliseconds)}ms"
+    seconds = milliseconds / 1000
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def quantized_seconds(seconds: float) -> float:
+    """Steps of 0.1 s below 10 s, of 1 s below a minute, of 10 s above."""
+    if seconds < 10:
+        return round(seconds, 1)
+    return float(round(seconds)) if seconds < 60 else float(round(seconds, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    """Totals are global, so one answer is enough; the largest counter is the newest of them."""
+
+    reports: Sequence[WorkerStatus]
+
+    def saga(self) -> SagaTotals | None:
+        found = [r.totals for r in self.reports if isinstance(r.totals, SagaTotals)]
+        return max(found, key=lambda t: t.completed + t.compensated + t.parked + t.active, default=None)
+
+    def relay(self) -> RelayTotals | None:
+        found = [r.totals for r in self.reports if isinstance(r.totals, RelayTotals)]
+        return max(found, key=lambda t: t.published_total, default=None)
+
+    def projection(self) -> ProjectionTotals | None:
+        found = [r.totals for r in self.reports if isinstance(r.totals, ProjectionTotals)]
+        return max(found, key=lambda t: t.processed_total, default=None)
+
+
+def _numbers(role: Role, reports: Sequence[WorkerStatus], previous: Mapping[str, Any]) -> Manifest:
+    newest = _Newest(reports)
+    match role:
+        case Role.SAGA:
+            saga = newest.saga()
+            found = _saga(saga, reports) if saga else None
+        case Role.RELAY:
+            relay = newest.relay()
+            found = _relay(relay) if relay else None
+        case Role.PROJECTION:
+            projection = newest.projection()
+            found = _projection(projection) if projection else None
+    if found is not None:
+        return found
+    return {**_kept(previous), **_SILENT[role]} if _kept(previous) else {}
+
+
+def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus]) -> Manifest:
+    p95 = p95_ms(reports)
+    return {
+        "active": totals.active,
+        "completed": totals.completed,
+        "compensated": totals.compensated,
+        "parked": totals.parked,
+        "averageDurationMs": _three_digits(totals.average_duration_ms),
+        "p95DurationMs": p95,
+        "p95": duration_text(p95) if p95 else "",
+        "oldestActiveSeconds": int(quantized_seconds(totals.oldest_active_seconds)),
+        "definitionRevision": totals.definition_revision,
+        "lastError": (totals.last_error or "")[:LAST_ERROR_LIMIT],
+    }
+
+
+def _relay(totals: RelayTotals) -> Manifest:
+    lag, rate = quantized_seconds(totals.lag_seconds), _rate(totals.events_per_second)
+    return {
+        "pending": totals.pending,
+        "publishedTotal": totals.published_total,
+        "eventsPerSecond": rate,
+        "lagSeconds": _number(lag),
+        "lag": duration_text(lag * 1000) if lag else "0s",
+        "rate": f"{_number(rate)}/s",
+    }
+
+
+def _projection(totals: ProjectionTotals) -> Manifest:
+    return {
+        "processedTotal": totals.processed_total,
+        "duplicatesTotal": totals.duplicates_total,
+        "lag": totals.lag,
+        "lagSeconds": _number(quantized_seconds(totals.lag_seconds)),
+    }
+
+
+def _kept(previous: Mapping[str, Any]) -> Manifest:
+    return {name: value for name, value in previous.items() if name not in _STRUCTURE and name != "conditions"}
+
+
+def _without_times(status: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    fields = ("type", "status", "reason", "message", "observedGeneration")
+    return [tuple(condition.get(name) for name in fields) for condition in status.get("conditions", ())]
+
+
+def _rate(events_per_second: float) -> float | int:
+    return _number(round(events_per_second, 1)) if events_per_second < 10 else _three_digits(events_per_second)
+
+
+def _three_digits(value: float) -> int:
+    """Rounded to three significant digits: precise enough for people, coarse enough to stay the same."""
+    whole = round(value)
+    return round(whole, 3 - len(str(abs(whole)))) if whole >= 1000 else whole
+
+
+def _number(value: float) -> float | int:
+    """A whole float as an int: JSON from the API server comes back that way, and equal statuses must compare equal."""
+    return int(value) if value == int(value) else value
