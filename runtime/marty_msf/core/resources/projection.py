@@ -49,11 +49,14 @@ _UNKNOWN_INDEX: Final = (
 class KafkaSource(Model):
     """Topics whose events are folded into the table."""
 
-    topics: list[Topic] = Field(
-        min_length=1,
-        max_length=16,
-        description="Kafka topics that are read, each named once.",
-        json_schema_extra={"x-kubernetes-list-type": "set"},
+    topics: list[Topic] = Field(min_length=1, max_length=16, description="Kafka topics that are read, each named once.")
+
+    RULES: ClassVar[Sequence[Rule]] = (
+        Rule(
+            "self.topics.all(t, self.topics.exists_one(o, o == t))",
+            "a topic is named more than once: name each topic once",
+            field=".topics",
+        ),
     )
 
     @model_validator(mode="after")

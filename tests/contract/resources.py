@@ -1,0 +1,87 @@
+"""Good resources of each kind, and a way to spoil a copy of one."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+Resource = dict[str, Any]
+Spoil = Callable[[Resource], object]
+
+_DATABASE = {"urlSecretRef": {"name": "shop-db"}}
+_KAFKA = {"bootstrapServers": "kafka.shop:9092"}
+
+
+def _resource(kind: str, name: str, spec: Resource) -> Resource:
+    return {
+        "apiVersion": "consistency.marty.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"database": _DATABASE, **spec},
+    }
+
+
+SAGA = _resource(
+    "Saga",
+    "order-processing",
+    {
+        "steps": [
+            {"name": "reserve", "service": "inventory-service", "action": "reserve", "compensation": "release"},
+            {"name": "charge", "service": "payment", "action": "charge", "compensation": "refund", "pivot": True},
+            {"name": "ship", "service": "order-service:8080", "action": "v1/ship", "retry": {"attempts": 3}},
+        ]
+    },
+)
+RELAY = _resource("OutboxRelay", "shop", {"kafka": _KAFKA})
+PROJECTION = _resource(
+    "Projection",
+    "order-summary",
+    {
+        "kafka": _KAFKA,
+        "source": {"kafka": {"topics": ["order.events"]}},
+        "readModel": {
+            "table": "order_summary",
+            "columns": {"order_id": "text", "status": "text", "total": "bigint"},
+            "key": ["order_id"],
+            "indexes": [["status"]],
+        },
+        "events": {
+            "order_created": {"upsert": {"total": "event.total", "status": "'created'"}},
+            "order_paid": {"update": {"status": "'paid'"}},
+            "order_deleted": {"delete": True},
+        },
+    },
+)
+GOOD = {"Saga": SAGA, "OutboxRelay": RELAY, "Projection": PROJECTION}
+
+
+def spoiled(good: Resource, spoil: Spoil) -> Resource:
+    """A copy of `good`, changed by `spoil`."""
+    resource = copy.deepcopy(good)
+    spoil(resource)
+    return resource
+
+
+def change(path: str, value: object) -> Spoil:
+    """Set the field at a dotted path; a number is a list index."""
+
+    def spoil(resource: Resource) -> None:
+        *parents, last = path.split(".")
+        target: Any = resource
+        for name in parents:
+            target = target[int(name) if name.isdigit() else name]
+        target[int(last) if last.isdigit() else last] = value
+
+    return spoil
+
+
+def remove(path: str) -> Spoil:
+    """Delete the field at a dotted path."""
+
+    def spoil(resource: Resource) -> None:
+        *parents, last = path.split(".")
+        target: Any = resource
+        for name in parents:
+            target = target[int(name) if name.isdigit() else name]
+        del target[last]
+
+    return spoil

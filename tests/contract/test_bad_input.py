@@ -1,0 +1,167 @@
+"""What the schema can tell is refused at `kubectl apply`, with the path and the remedy, and by the models as well."""
+
+from dataclasses import dataclass
+
+import pytest
+from pydantic import ValidationError
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.kinds import KINDS
+from tests.contract.resources import PROJECTION, RELAY, SAGA, Resource, Spoil, change, remove, spoiled
+from tests.support.cluster import Cluster
+
+COLUMN = "which spec.readModel.columns does not declare: add it there or correct the name"
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A spoiled resource and what the API server must say of it."""
+
+    good: Resource
+    spoil: Spoil
+    path: str
+    says: str
+
+
+BAD = {
+    "saga without steps": Bad(SAGA, change("spec.steps", []), "spec.steps", "at least 1 items"),
+    "saga that forgot its steps": Bad(SAGA, remove("spec.steps"), "spec.steps", "Required value"),
+    "duplicate step names": Bad(
+        SAGA,
+        change("spec.steps.2.name", "charge"),
+        "spec.steps",
+        'step name "charge" is used more than once: give each step its own name',
+    ),
+    "compensation after the pivot": Bad(
+        SAGA,
+        change("spec.steps.2.compensation", "unship"),
+        "spec.steps",
+        'step "ship" has a compensation after the pivot step "charge": remove it, a step after the pivot is only retried',
+    ),
+    "two pivots": Bad(
+        SAGA,
+        change("spec.steps.2.pivot", True),
+        "spec.steps",
+        'steps "charge" and "ship" are both the pivot: keep pivot: true on one of them',
+    ),
+    "negative saga time-out": Bad(
+        SAGA, change("spec.timeoutSeconds", -1), "spec.timeoutSeconds", "greater than or equal to 1"
+    ),
+    "negative step time-out": Bad(
+        SAGA, change("spec.steps.0.timeoutMs", -1), "spec.steps[0].timeoutMs", "greater than or equal to 1"
+    ),
+    "no attempt at all": Bad(
+        SAGA, change("spec.steps.2.retry.attempts", 0), "spec.steps[2].retry.attempts", "greater than or equal to 1"
+    ),
+    "unknown field": Bad(SAGA, change("spec.timeoutSecond", 5), "spec.timeoutSecond", "field not declared in schema"),
+    "unknown field of a step": Bad(
+        SAGA, change("spec.steps.0.timeout", 5), "spec.steps[0].timeout", "field not declared in schema"
+    ),
+    "step name that is no identifier": Bad(
+        SAGA, change("spec.steps.0.name", "Reserve Stock"), "spec.steps[0].name", "should match '^[a-z][a-z0-9_]*$'"
+    ),
+    "service that smuggles a path": Bad(
+        SAGA, change("spec.steps.0.service", "evil.example/x?"), "spec.steps[0].service", "should match"
+    ),
+    "action that climbs": Bad(SAGA, change("spec.steps.0.action", "../admin"), "spec.steps[0].action", "should match"),
+    "empty condition": Bad(SAGA, change("spec.steps.0.condition", ""), "spec.steps[0].condition", "at least 1 chars"),
+    "trigger without kafka": Bad(
+        SAGA,
+        change("spec.triggers", [{"kafka": {"topic": "order.events", "eventType": "order_created"}}]),
+        "spec.triggers",
+        "set spec.kafka.bootstrapServers",
+    ),
+    "context name that CEL cannot say": Bad(
+        spoiled(SAGA, change("spec.kafka", RELAY["spec"]["kafka"])),
+        change("spec.triggers", [{"kafka": {"topic": "t", "eventType": "e", "context": {"order-id": "event.id"}}}]),
+        "spec.triggers[0].kafka.context",
+        'name "order-id" is not allowed',
+    ),
+    "state in lower case": Bad(
+        SAGA, change("spec.state", "running"), "spec.state", 'supported values: "Running", "Paused", "Stopped"'
+    ),
+    "no database": Bad(SAGA, remove("spec.database"), "spec.database", "Required value"),
+    "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
+    "brokers without a port": Bad(
+        RELAY, change("spec.kafka", {"bootstrapServers": "kafka"}), "spec.kafka.bootstrapServers", "should match"
+    ),
+    "relay without kafka": Bad(RELAY, remove("spec.kafka"), "spec.kafka", "Required value"),
+    "upsert of an unknown column": Bad(
+        PROJECTION,
+        change("spec.events.order_created.upsert.totl", "event.total"),
+        "spec.events",
+        f'the upsert of "order_created" maps column "totl", {COLUMN}',
+    ),
+    "update of an unknown column": Bad(
+        PROJECTION,
+        change("spec.events.order_paid.update.paid", "true"),
+        "spec.events",
+        f'the update of "order_paid" maps column "paid", {COLUMN}',
+    ),
+    "event with two effects": Bad(
+        PROJECTION,
+        change("spec.events.order_paid.delete", True),
+        "spec.events[order_paid]",
+        "give exactly one of upsert, update and delete: true",
+    ),
+    "event without an effect": Bad(
+        PROJECTION,
+        change("spec.events.order_deleted.delete", False),
+        "spec.events[order_deleted]",
+        "give exactly one of upsert, update and delete: true",
+    ),
+    "key that is no column": Bad(
+        PROJECTION, change("spec.readModel.key", ["id"]), "spec.readModel.key", f'names column "id", {COLUMN}'
+    ),
+    "key column named twice": Bad(
+        PROJECTION, change("spec.readModel.key", ["order_id"] * 2), "spec.readModel.key", "name each key column once"
+    ),
+    "index on no column": Bad(
+        PROJECTION,
+        change("spec.readModel.indexes", [["status"], ["total", "when"]]),
+        "spec.readModel.indexes",
+        'the index that starts with "total" names a column that spec.readModel.columns does not declare',
+    ),
+    "column type that does not exist": Bad(
+        PROJECTION, change("spec.readModel.columns.total", "money"), "spec.readModel.columns.total", '"bigint"'
+    ),
+    "column name that needs quotes": Bad(
+        PROJECTION,
+        change("spec.readModel.columns.Total", "bigint"),
+        "spec.readModel.columns",
+        'name "Total" is not allowed',
+    ),
+    "table name that smuggles SQL": Bad(
+        PROJECTION, change("spec.readModel.table", 'x"; drop table y'), "spec.readModel.table", "should match"
+    ),
+    "topic named twice": Bad(
+        PROJECTION, change("spec.source.kafka.topics", ["a", "a"]), "spec.source.kafka.topics", "name each topic once"
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_bad_input_is_refused_with_path_and_remedy(api: Cluster, bad: Bad) -> None:
+    resource = spoiled(bad.good, bad.spoil)
+
+    answer = api.apply(resource, check=False)
+
+    assert answer.returncode != 0
+    assert f"{bad.path}:" in answer.stderr
+    assert bad.says in answer.stderr
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_the_models_refuse_what_the_api_server_refuses(bad: Bad) -> None:
+    resource = spoiled(bad.good, bad.spoil)
+
+    with pytest.raises((InvalidDefinition, ValidationError)):
+        KINDS[resource["kind"]].spec.model_validate(resource["spec"])
+
+
+@pytest.mark.parametrize("name", ["order.processing", "1st-saga", "a" * 64])
+def test_a_name_that_cannot_name_a_service_is_refused(api: Cluster, name: str) -> None:
+    answer = api.apply(spoiled(SAGA, change("metadata.name", name)), check=False)
+
+    assert answer.returncode != 0
+    assert f'metadata.name "{name}" is not allowed: use at most 63 lower-case letters' in answer.stderr
