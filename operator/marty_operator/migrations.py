@@ -37,6 +37,8 @@ class Migrations:
         self._now = now
         #: Jobs seen complete: they are not read again in every pass. Forgetting them costs one call.
         self._done: set[tuple[str, str]] = set()
+        #: Jobs whose last attempt failed: until one succeeds they count as failed, or the conditions would flap.
+        self._failed: dict[tuple[str, str], Migration] = {}
 
     def name(self, url: str) -> str:
         """Of the Job that serves this database. Tells nothing about the URL."""
@@ -44,17 +46,23 @@ class Migrations:
 
     async def ensure(self, namespace: str, name: str, secret: SecretKeyRef) -> Migration:
         """Make the Job when it is missing or failed a while ago, and tell how it stands."""
-        if (namespace, name) in self._done:
+        identity = (namespace, name)
+        if identity in self._done:
             return Migration(MigrationPhase.DONE)
         job = await self._cluster.get("Job", namespace, name)
         if job is None:
             await self._cluster.apply(migration_job(namespace, name, secret, self._image))
-            return Migration(MigrationPhase.RUNNING)
         migration = migration_state(job)
-        if migration.phase is MigrationPhase.DONE:
-            self._done.add((namespace, name))
-        if migration.phase is MigrationPhase.FAILED and self._age_seconds(job) > RETRY_SECONDS:
-            await self._delete(job)
+        match migration.phase:
+            case MigrationPhase.RUNNING:
+                return self._failed.get(identity, migration)
+            case MigrationPhase.DONE:
+                self._done.add(identity)
+                self._failed.pop(identity, None)
+            case MigrationPhase.FAILED:
+                self._failed[identity] = migration
+                if job is not None and self._age_seconds(job) > RETRY_SECONDS:
+                    await self._delete(job)
         return migration
 
     async def doubt(self, namespace: str, name: str) -> None:

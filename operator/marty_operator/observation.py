@@ -198,6 +198,10 @@ def _trouble(status: Mapping[str, Any], scheduled: Mapping[str, Any]) -> str:
     if status.get("phase") == "Failed":
         return f"{status.get('reason', 'Failed')}: {status.get('message', '')}"
     for container in status.get("containerStatuses") or ():
+        ended = container.get("lastState", {}).get("terminated")
+        if ended and not container.get("ready"):
+            # In the same words while it waits for its next start and while it tries: the condition must not flap.
+            return f"{ended.get('reason', 'Error')}: container {container['name']} ended with exit code {ended['exitCode']} and is restarted"
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in _STARTING:
             return f"{waiting.get('reason')}: {waiting.get('message', '')}"

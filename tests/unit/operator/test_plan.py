@@ -1,0 +1,126 @@
+"""What a resource needs in the cluster, as manifests."""
+
+import json
+from typing import Any
+
+import pytest
+
+from marty_msf.core import worker_config
+from marty_msf.core.resources.spec import SecretKeyRef
+from marty_operator.plan import labels
+from marty_operator.plan.migration import migration_job, migration_name
+from marty_operator.plan.workload import CONFIG_FILE, deployment, objects, token_secret, wanted_replicas
+from marty_operator.validation import parse_spec
+from tests.unit.operator.examples import IMAGE, KINDS, desired, resource
+
+
+def template(manifest: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = manifest["spec"]["template"]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_everything_belongs_to_its_resource_and_can_be_found_again(kind: str) -> None:
+    want = desired(kind)
+    for manifest in [*objects(want), token_secret(want.key, want.owner_reference, "t")]:
+        metadata = manifest["metadata"]
+        assert metadata["ownerReferences"] == [want.owner_reference]
+        assert metadata["namespace"] == "shop"
+        assert labels.selector(want.key).items() <= metadata["labels"].items()
+    assert want.owner_reference["controller"] is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("Saga", ["ServiceAccount", "ConfigMap", "Service", "Deployment"]),
+        ("OutboxRelay", ["ServiceAccount", "ConfigMap", "Deployment"]),
+        ("Projection", ["ServiceAccount", "ConfigMap", "Deployment"]),
+    ],
+)
+def test_what_pods_need_is_applied_before_them(kind: str, expected: list[str]) -> None:
+    assert [manifest["kind"] for manifest in objects(desired(kind))] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_config_map_holds_what_the_worker_parses(kind: str) -> None:
+    want = desired(kind)
+    text = next(m for m in objects(want) if m["kind"] == "ConfigMap")["data"][CONFIG_FILE]
+    assert worker_config.parse(text) == want.config
+    assert worker_config.revision(worker_config.parse(text)) == want.revision
+
+
+def pods(kind: str) -> list[dict[str, Any]]:
+    job = migration_job("shop", "marty-migrate-0", SecretKeyRef(name="shop-db"), IMAGE)
+    return [template(deployment(desired(kind)))["spec"], template(job)["spec"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pods_meet_the_restricted_pod_security_level(kind: str) -> None:
+    for pod in pods(kind):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        for volume in pod["volumes"]:
+            assert volume.keys() <= {"name", "emptyDir", "configMap"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_secrets_reach_pods_by_reference_only(kind: str) -> None:
+    for pod in pods(kind):
+        env = {item["name"]: item for item in pod["containers"][0]["env"]}
+        assert env["MARTY_DATABASE_URL"]["valueFrom"] == {"secretKeyRef": {"name": "shop-db", "key": "uri"}}
+        assert all("value" not in item for item in env.values())
+
+
+def test_scaling_does_not_roll_the_pods() -> None:
+    one, many = deployment(desired(replicas=1)), deployment(desired(replicas=9))
+    assert (one["spec"]["replicas"], many["spec"]["replicas"]) == (1, 9)
+    assert template(one) == template(many)
+
+
+@pytest.mark.parametrize(
+    "change", [{"workers": 11}, {"timeoutSeconds": 7}, {"database": {"urlSecretRef": {"name": "other"}}}]
+)
+def test_an_edit_rolls_the_pods(change: dict[str, Any]) -> None:
+    assert template(deployment(desired(**change))) != template(deployment(desired()))
+
+
+def test_a_rotated_secret_rolls_the_pods() -> None:
+    assert template(deployment(desired(secrets_hash="1" * 16))) != template(deployment(desired(secrets_hash="2" * 16)))
+
+
+@pytest.mark.parametrize(("state", "expected"), [("Running", 2), ("Paused", 2), ("Stopped", 0)])
+def test_only_stopped_means_no_pods(state: str, expected: int) -> None:
+    made = resource(state=state)
+    assert wanted_replicas(parse_spec(made.key, made.spec)) == expected
+
+
+def test_paused_is_told_to_the_workers() -> None:
+    assert json.loads(worker_config.render(desired(state="Paused").config))["spec"]["state"] == "Paused"
+
+
+def test_a_roll_never_takes_a_worker_away_before_its_successor_is_ready() -> None:
+    strategy = deployment(desired())["spec"]["strategy"]["rollingUpdate"]
+    assert strategy == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_the_same_spec_gives_the_same_manifests() -> None:
+    assert objects(desired()) == objects(desired())
+
+
+def test_the_migration_job_is_shared_and_owned_by_nobody() -> None:
+    job = migration_job("shop", migration_name("abcdef0123456789ff"), SecretKeyRef(name="shop-db"), IMAGE)
+    assert job["metadata"]["name"] == "marty-migrate-abcdef0123456789"
+    assert "ownerReferences" not in job["metadata"]
+    assert "ttlSecondsAfterFinished" not in job["spec"]
+    assert template(job)["spec"]["containers"][0]["args"][0] == "migrate"
+    assert labels.NAME not in job["metadata"]["labels"], "its pods must not count as workers"

@@ -1,0 +1,80 @@
+"""What the schema cannot tell is refused with path, value and remedy; what ran before is found again."""
+
+from typing import Any
+
+import pytest
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.spec import RunState
+from marty_operator.plan.workload import CONFIG_FILE, config_of, objects
+from marty_operator.validation import last_good, parse_spec, scaled
+from tests.unit.operator.examples import KINDS, SPECS, desired, resource
+
+STEP = SPECS["Saga"]["steps"][0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_good_specs_are_accepted(kind: str) -> None:
+    parse_spec(resource(kind).key, resource(kind).spec)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "path"),
+    [
+        ("Saga", {"steps": [{**STEP, "condition": "customer.is_premium &&"}]}, "spec.steps[0].condition"),
+        ("Saga", {"steps": [STEP, STEP]}, "spec.steps[1].name"),
+        ("Saga", {"steps": [{**STEP, "pivot": True}, {**STEP, "name": "ship"}]}, "spec.steps[1].compensation"),
+        ("Saga", {"steps": []}, "spec.steps"),
+        ("Saga", {"steps": [{**STEP, "timeoutMs": -1}]}, "spec.steps[0].timeoutMs"),
+        ("Saga", {"workes": 3}, "spec.workes"),
+        ("Saga", {"database": {}}, "spec.database.urlSecretRef"),
+        ("Saga", {"kafka": None}, "spec.triggers"),
+        (
+            "Saga",
+            {"triggers": [{"kafka": {"topic": "t", "eventType": "e", "businessKey": "event."}}]},
+            "spec.triggers[0].kafka.businessKey",
+        ),
+        ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
+        ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.total"),
+        ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),
+    ],
+)
+def test_a_bad_spec_is_refused_with_its_path(kind: str, change: dict[str, Any], path: str) -> None:
+    bad = resource(kind, **change)
+    with pytest.raises(InvalidDefinition) as caught:
+        parse_spec(bad.key, bad.spec)
+    assert caught.value.path == path
+    assert str(caught.value).startswith(f"{path}: ")
+    assert caught.value.remedy
+
+
+def test_the_last_good_configuration_is_found_in_the_config_map() -> None:
+    want = desired()
+    config_map = next(m for m in objects(want) if m["kind"] == "ConfigMap")
+    assert last_good(config_map) == want.config
+
+
+@pytest.mark.parametrize(
+    "config_map", [None, {}, {"data": {}}, {"data": {CONFIG_FILE: "{"}}, {"data": {CONFIG_FILE: "{}"}}]
+)
+def test_without_a_readable_config_map_there_is_no_last_good(config_map: dict[str, Any] | None) -> None:
+    assert last_good(config_map) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "replicas", "state"),
+    [
+        ({"replicas": 7}, 7, RunState.RUNNING),
+        ({"replicas": 7, "state": "Stopped"}, 7, RunState.STOPPED),
+        ({"replicas": 7, "state": "Paused"}, 7, RunState.RUNNING),
+        ({"replicas": "many"}, 1, RunState.RUNNING),
+        ({}, 1, RunState.RUNNING),
+    ],
+)
+def test_scaling_and_stopping_work_while_the_rest_is_invalid(
+    spec: dict[str, Any], replicas: int, state: RunState
+) -> None:
+    made = resource()
+    good = config_of(made.key, parse_spec(made.key, made.spec))
+    result = scaled(good, spec)
+    assert (result.replicas, result.state) == (replicas, state)
