@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from dev.cluster.files import write_if_changed
+from dev.cluster.files import used, write_if_changed
 
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
@@ -82,6 +82,8 @@ def known_layer(path: Path) -> Layer:
     """As read_layer, with the digest kept beside the file, which is never changed: reading 130 MB takes a while."""
     note = path.with_suffix(".digest")
     if note.exists():
+        used(note)
+        used(path)
         return Layer(note.read_text(), path.stat().st_size, path)
     layer = read_layer(path)
     write_if_changed(note, layer.digest)

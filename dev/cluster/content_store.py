@@ -1,5 +1,6 @@
 """containerd's image store: what it holds and how images get in."""
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from dev.cluster.errors import ClusterError
 from dev.cluster.layout import Layout
 
 NAMESPACE: Final = "k8s.io"
+REMOVAL_ATTEMPTS: Final = 8
 
 
 def image_names(layout: Layout) -> set[str]:
@@ -32,21 +34,28 @@ def remove_images(layout: Layout, names: Iterable[str]) -> None:
 
 
 def is_ready(layout: Layout) -> bool:
-    return layout.containerd_socket.is_socket() and _answers(layout)
+    return layout.containerd_socket.is_socket() and _succeeds(layout, "version")
 
 
 def remove_containers(layout: Layout) -> None:
-    """Every task and container of the namespace with its writable layer; images stay."""
-    for task in _ctr(layout, "tasks", "list", "-q").split():
-        _ctr(layout, "tasks", "delete", "-f", task)
-    containers = _ctr(layout, "containers", "list", "-q").split()
-    if containers:
-        _ctr(layout, "containers", "delete", *containers)
+    """Every task and container of the namespace with its writable layer; images stay.
+
+    ClusterError when some stay after several attempts: containerd drops the task of a process that ended by itself,
+    too, and whoever comes second gets an error.
+    """
+    for attempt in range(REMOVAL_ATTEMPTS):
+        for task in _ctr(layout, "tasks", "list", "-q").split():
+            _succeeds(layout, "tasks", "delete", "-f", task)
+        containers = _ctr(layout, "containers", "list", "-q").split()
+        if not containers or _succeeds(layout, "containers", "delete", *containers):
+            return
+        time.sleep(0.1 * attempt)
+    raise ClusterError(f"containerd does not let go of {len(containers)} containers")
 
 
-def _answers(layout: Layout) -> bool:
+def _succeeds(layout: Layout, *arguments: str) -> bool:
     try:
-        _ctr(layout, "version")
+        _ctr(layout, *arguments)
     except ClusterError:
         return False
     return True

@@ -1,6 +1,7 @@
 """Long-running programs: started detached, known by their recorded pid, stopped by it and by nothing else."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -16,6 +17,8 @@ from dev.cluster.layout import Layout
 
 POLL_SECONDS: Final = 0.05
 LOG_TAIL_LINES: Final = 12
+START_MARK: Final = "--- started "
+ERROR_LINE: Final = re.compile(r"\b(ERROR|FATAL|PANIC|Caused by)\b|panic:|^[EF]\d{4} |\blevel=(error|fatal)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def start(daemon: Daemon, layout: Layout) -> bool:
     layout.logs.mkdir(parents=True, exist_ok=True)
     _pid_file(daemon.name, layout).parent.mkdir(parents=True, exist_ok=True)
     with log_file(daemon.name, layout).open("ab") as log:
-        log.write(f"--- started {time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
+        log.write(f"{START_MARK}{time.strftime('%Y-%m-%d %H:%M:%S')}\n".encode())
         process = subprocess.Popen(
             daemon.argv,
             stdin=subprocess.DEVNULL,
@@ -59,7 +62,7 @@ def start(daemon: Daemon, layout: Layout) -> bool:
         )
     write_if_changed(_key_file(daemon.name, layout), daemon.key)
     write_if_changed(_stop_file(daemon.name, layout), daemon.stop_signal.name)
-    write_if_changed(_pid_file(daemon.name, layout), str(process.pid))
+    write_if_changed(_pid_file(daemon.name, layout), f"{process.pid}\n")
     return True
 
 
@@ -143,8 +146,15 @@ def log_file(name: str, layout: Layout) -> Path:
 
 def _log_tail(name: str, layout: Layout) -> str:
     path = log_file(name, layout)
-    lines = path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if path.exists() else []
-    return "\n".join([f"The end of {path}:", *(f"    {line[:300]}" for line in lines)])
+    _, _, latest = path.read_text(errors="replace").rpartition(START_MARK) if path.exists() else ("", "", "")
+    return "\n".join([f"From {path}:", *(f"    {line[:300]}" for line in telling_lines(latest))])
+
+
+def telling_lines(log: str) -> list[str]:
+    """The lines of a log that tell why a program ended: those marked as errors, else the last ones."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR_LINE.search(line)]
+    return (errors or lines)[-LOG_TAIL_LINES:]
 
 
 def _pid_file(name: str, layout: Layout) -> Path:

@@ -3,9 +3,13 @@
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+UNUSED_SECONDS: Final = 14 * 24 * 3600.0
 
 
 def write_if_changed(path: Path, text: str, *, mode: int = 0o644) -> bool:
@@ -44,6 +48,16 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def used(path: Path) -> Path:
+    """Note that a cache entry was used now, and drop its neighbours that nobody used for two weeks."""
+    path.touch()
+    oldest = time.time() - UNUSED_SECONDS
+    for neighbour in path.parent.iterdir():
+        if neighbour.stat(follow_symlinks=False).st_mtime < oldest:
+            remove(neighbour)
+    return path
 
 
 def digest_of(*contents: bytes) -> str:

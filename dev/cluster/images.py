@@ -11,7 +11,7 @@ from typing import Final
 from dev.cluster import content_store, daemons, wheels
 from dev.cluster.archive import Image, Layer, known_layer, tree, write_archive, write_layer
 from dev.cluster.dockerfile import Copy, Recipe, parse
-from dev.cluster.files import digest_of, made_whole, write_if_changed
+from dev.cluster.files import digest_of, made_whole, used, write_if_changed
 from dev.cluster.layout import REPOSITORY, Layout
 from dev.cluster.wheels import Requirements
 
@@ -23,7 +23,6 @@ CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "shop": ("examples/shop/shop",),
 }
 TARGET: Final = "/app/code"
-KEPT_CODE_LAYERS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,7 @@ def _code(purpose: str, requirements: Requirements, layout: Layout) -> tuple[Pat
             metadata = f"Metadata-Version: 2.1\nName: marty-msf\nVersion: {requirements.version}\n"
             write_if_changed(draft / f"marty_msf-{requirements.version}.dist-info" / "METADATA", metadata)
             wheels.compile_tree(draft, TARGET)
-    return target, key
+    return used(target), key
 
 
 def _tree_key(root: Path) -> str:

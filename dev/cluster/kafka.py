@@ -1,19 +1,18 @@
 """One Kafka broker that is also its own controller (KRaft), from the jars of the released version."""
 
-import base64
 import shutil
-import uuid
 from pathlib import Path
 from typing import Final
 
 from dev.cluster.commands import follow, run
-from dev.cluster.daemons import Daemon
+from dev.cluster.daemons import START_MARK, Daemon
 from dev.cluster.errors import ClusterError
-from dev.cluster.files import digest_of, made_whole, remove, write_if_changed
+from dev.cluster.files import digest_of, made_whole, write_if_changed
 from dev.cluster.layout import KAFKA_CLUSTER_PORT, KAFKA_CONTROLLER_PORT, KAFKA_PORT, LOOPBACK, NODE_IP, Layout
 from dev.cluster.progress import Step
 
 SOURCES: Final = Path(__file__).parent / "kafka"
+CLUSTER_ID: Final = "bWFydHktbG9jYWwta2Fma2"
 HEAP: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true")
 
 
@@ -51,11 +50,9 @@ def prepare(layout: Layout, *, bridge: bool) -> None:
     """Write the configuration and format the data directory when it is new."""
     config = layout.configs / "kafka.properties"
     write_if_changed(config, server_config(layout, bridge=bridge))
-    marker = data_directory(layout) / "meta.properties"
-    if not marker.exists():
-        remove(data_directory(layout))
-        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        run([*_java(layout), "kafka.tools.StorageTool", "format", "-t", identity, "-c", config])
+    if not data_directory(layout).exists():
+        with made_whole(data_directory(layout)) as draft:
+            shutil.copytree(_formatted(layout), draft)
 
 
 def is_ready(layout: Layout) -> bool:
@@ -63,7 +60,7 @@ def is_ready(layout: Layout) -> bool:
     log = layout.logs / "kafka.log"
     if not log.exists():
         return False
-    _, _, latest = log.read_text(errors="replace").rpartition("--- started ")
+    _, _, latest = log.read_text(errors="replace").rpartition(START_MARK)
     return "Kafka Server started" in latest
 
 
@@ -71,7 +68,8 @@ def data_directory(layout: Layout) -> Path:
     return layout.state / "kafka"
 
 
-def server_config(layout: Layout, *, bridge: bool) -> str:
+def server_config(layout: Layout, *, bridge: bool, data: Path | None = None) -> str:
+    """server.properties; `data` stands in for the data directory while a template of it is made."""
     names = {"HOST": f"{LOOPBACK}:{KAFKA_PORT}"}
     if bridge:
         names["CLUSTER"] = f"{NODE_IP}:{KAFKA_CLUSTER_PORT}"
@@ -86,7 +84,7 @@ def server_config(layout: Layout, *, bridge: bool) -> str:
         "listeners": f"{advertised},CONTROLLER://{controller}",
         "advertised.listeners": advertised,
         "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in (*names, "CONTROLLER")),
-        "log.dirs": str(data_directory(layout)),
+        "log.dirs": str(data or data_directory(layout)),
         "auto.create.topics.enable": "false",
         "num.partitions": "4",
         "offsets.topic.replication.factor": "1",
@@ -96,11 +94,26 @@ def server_config(layout: Layout, *, bridge: bool) -> str:
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
+        # After a kill the broker waits until its former self is given up.
+        "broker.session.timeout.ms": "3000",
+        "broker.heartbeat.interval.ms": "1000",
         "group.initial.rebalance.delay.ms": "0",
         "num.network.threads": "2",
         "num.io.threads": "4",
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _formatted(layout: Layout) -> Path:
+    """An empty, formatted data directory to copy: formatting starts a whole JVM, which costs seconds."""
+    target = layout.cache / "kafka" / f"{jars(layout).name}-formatted"
+    if not target.exists():
+        with made_whole(target) as draft:
+            draft.mkdir()
+            config = draft / "format.properties"
+            config.write_text(server_config(layout, bridge=False, data=draft / "data"))
+            run([*_java(layout), "kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", config])
+    return target / "data"
 
 
 def _java(layout: Layout) -> tuple[str, ...]:

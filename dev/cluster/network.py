@@ -1,6 +1,7 @@
 """The node's bridge, its routes, and the guard that lets no cluster address leave this machine."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,7 @@ SYSCTL_ROOT: Final = Path("/proc/sys")
 
 
 def bridge_exists() -> bool:
-    return Path("/sys/class/net", BRIDGE).exists()
+    return BRIDGE in (name for _, name in socket.if_nameindex())
 
 
 def former_sysctls_file(layout: Layout) -> Path:
@@ -69,10 +70,9 @@ def raise_network(layout: Layout) -> None:
 
 def drop_bridge() -> None:
     """The bridge and the pods' ends of their cables."""
-    bridge = Path("/sys/class/net", BRIDGE)
-    for port in sorted(bridge.glob("brif/*")):
-        succeeds(["ip", "link", "delete", port.name])
-    if bridge.exists():
+    if bridge_exists():
+        for port in json.loads(run(["ip", "-json", "link", "show", "master", BRIDGE]) or "[]"):
+            succeeds(["ip", "link", "delete", port["ifname"]])
         run(["ip", "link", "delete", BRIDGE])
 
 

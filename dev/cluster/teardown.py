@@ -20,7 +20,7 @@ NAMESPACES: Final = Path("/run/netns")
 STARTERS: Final = ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager")
 POD_GRACE_SECONDS: Final = 2.0
 # The next `up` starts with empty servers, so that a test or a demo can be repeated. Images stay, they cost most.
-DATA: Final = ("etcd", "kubelet", "podlogs", "ipam", "postgres", "kafka", "kube", "cfg", "run", "postgres.password")
+DATA: Final = ("etcd", "kubelet", "podlogs", "ipam", "postgres", "kafka", "kube", "cfg", "run")
 
 
 def take_down(layout: Layout, progress: Progress) -> None:

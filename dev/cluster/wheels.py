@@ -12,7 +12,7 @@ from typing import Final
 
 from dev.cluster.commands import follow, run
 from dev.cluster.errors import ClusterError
-from dev.cluster.files import digest_of, made_whole
+from dev.cluster.files import digest_of, made_whole, used
 from dev.cluster.layout import REPOSITORY, Layout
 from dev.cluster.progress import Step
 
@@ -45,7 +45,7 @@ def install(requirements: Requirements, layout: Layout, step: Step) -> Path:
     """A directory with `runtime` (all a worker needs) and `operator` (only what comes on top), compiled."""
     target = layout.cache / "images" / "dependencies" / requirements.key
     if target.exists():
-        return target
+        return used(target)
     if sys.version_info[:2] != (3, 11):
         raise ClusterError(f"the images hold Python 3.11 and are compiled by it, this is {platform.python_version()}")
     pip = _pip(layout)
