@@ -94,3 +94,13 @@ async def advance(conn: Connection, scope: str, moves: Sequence[Move]) -> None:
     )
     if len(moved) != len(moves):
         raise LeaseLost(f"{scope}: {len(moves) - len(moved)} of {len(moves)} positions were moved by another writer")
+
+
+APPLIED: Final = """
+SELECT EXISTS (SELECT 1 FROM marty.kafka_position WHERE scope = $1 AND event_time IS NOT NULL)
+"""
+
+
+async def anything_applied(conn: Connection, scope: str) -> bool:
+    """Whether the reader ever committed the effects of an event."""
+    return bool(await conn.fetchval(APPLIED, scope))

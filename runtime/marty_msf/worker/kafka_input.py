@@ -12,7 +12,7 @@ from typing import Final
 
 from asyncpg import Connection
 
-from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, PositionLost, TopicUnavailable
+from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, PoisonEvent, PositionLost, TopicUnavailable
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import leases, positions
 from marty_msf.store.database import translate
@@ -45,10 +45,13 @@ class Batch:
 
     def until(self, stops: Mapping[Partition, int]) -> "Batch":
         """The same batch without the records from these offsets on; committed in its place."""
+        kept = {**self.next_offsets, **stops}
         return replace(
             self,
             records=[r for r in self.records if r.offset < stops.get((r.topic, r.partition), r.offset + 1)],
-            next_offsets={**self.next_offsets, **stops},
+            next_offsets={
+                partition: offset for partition, offset in kept.items() if offset != self.from_offsets[partition]
+            },
         )
 
 
@@ -73,16 +76,16 @@ class KafkaInput:
         self._owned: dict[Partition, int] = {}
         #: Partition -> next offset to read; a partition that is owned but not here has yet to be looked up.
         self._reading: dict[Partition, int] = {}
-        #: Partitions that nothing is read from: the caller met a poison event, or the position is lost.
-        self._held: set[Partition] = set()
+        #: Partitions that nothing is read from: the caller met an event it cannot apply, or the position is lost.
+        self._held: dict[Partition, PoisonEvent] = {}
         self._lost: dict[Partition, tuple[int, PositionLost]] = {}
         self._in_work: list[Batch] = []
         self._assigned = False
         self._failure: BrokerUnavailable | None = None
         self._changed, self._failed, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._meter = LagMeter(context.pool, self._scope)
-        #: Set while Kafka answers and leases are claimed for every topic that exists.
-        self.started = asyncio.Event()
+        #: Set once Kafka was asked for the first time: from then on its problems are on the board.
+        self.looked = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep connection, leases and the list of partitions until `stop`; then hand all partitions back.
@@ -94,6 +97,7 @@ class KafkaInput:
                 await self._serve(stop)
             except BrokerUnavailable as error:
                 self._report([error], blocking=self._blocking)
+                self.looked.set()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
 
@@ -155,11 +159,12 @@ class KafkaInput:
         self._assigned = False
         self._done.set()
 
-    def hold(self, partition: Partition) -> None:
-        """Read nothing more from this partition as long as we own it; its position stays where it is."""
-        self._held.add(partition)
+    def hold(self, partition: Partition, error: PoisonEvent) -> None:
+        """Read nothing more from this partition as long as we own it, and show why; its position stays where it is."""
+        self._held[partition] = error
         if self._consumer and self._assigned:
             self._consumer.hold([partition])
+        self._report_stopped()
 
     async def lag(self) -> Lag:
         """Distance of all partitions, whoever owns them, from Kafka's real head. Raises BrokerUnavailable."""
@@ -185,7 +190,7 @@ class KafkaInput:
             self._owned.pop(partition, None)
             self._reading.pop(partition, None)
             self._lost.pop(partition, None)
-            self._held.discard(partition)
+            self._held.pop(partition, None)
         self._assigned = False
 
     async def finished(self, partitions: Sequence[Partition]) -> None:
@@ -219,7 +224,6 @@ class KafkaInput:
         finally:
             self._consumer = None
             self._owners.clear()
-            self.started.clear()
             await consumer.stop()
         if self._failure:
             raise self._failure
@@ -241,17 +245,24 @@ class KafkaInput:
             if wanted and topic not in self._owners:
                 self._owners[topic] = _TopicOwner(self, self._context, self._scope, topic, wanted, tasks)
         await self._look_at_lost()
-        self.started.set()
+        self.looked.set()
 
     async def _look_at_lost(self) -> None:
-        """A person moved a lost position: read on from there."""
+        """Read on where a person moved a lost position; tell what stands still."""
         if self._lost:
             stored = await self._stored()
             for partition, (offset, _) in list(self._lost.items()):
                 if partition not in stored or stored[partition].next_offset != offset:
                     del self._lost[partition]
                     self._assigned = False
-        self._report([error for _, error in self._lost.values()], ProblemReason.POSITION_LOST, blocking=self._blocking)
+        self._report_stopped()
+
+    def _report_stopped(self) -> None:
+        """The other partitions flow on, so only a worker with nothing else to read is blocked."""
+        blocking = self._blocking and len(self._lost) + len(self._held) >= len(self._owned)
+        lost = [error for _, error in self._lost.values()]
+        self._report(lost, ProblemReason.POSITION_LOST, blocking=blocking)
+        self._report(list(self._held.values()), ProblemReason.POISON_EVENT, blocking=blocking)
 
     async def _assign(self, consumer: Consumer) -> None:
         """Read exactly what is owned; partitions that are new to us from their stored positions on."""
@@ -297,7 +308,7 @@ class KafkaInput:
             f" in its row of marty.kafka_position (scope {self._scope!r})"
         )
         self._lost[partition] = (offset, error)
-        self._report([e for _, e in self._lost.values()], ProblemReason.POSITION_LOST, blocking=self._blocking)
+        self._report_stopped()
 
     def _batch(self, fetched: Fetched, epochs: Mapping[Partition, int]) -> Batch | None:
         """What was fetched without partitions that were lost or held meanwhile."""

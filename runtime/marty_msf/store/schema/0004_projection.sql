@@ -27,7 +27,7 @@ CREATE TABLE marty.projection_stream (
     scope       text    NOT NULL,
     topic       text    NOT NULL,
     partition   integer NOT NULL,
-    source      text    NOT NULL,
+    source      bytea   NOT NULL,
     UNIQUE (scope, topic, partition, source)
 );
 
@@ -38,3 +38,22 @@ CREATE TABLE marty.projection_key (
     sequence    bigint  NOT NULL,
     PRIMARY KEY (stream, key)
 ) WITH (fillfactor = 70);
+
+-- Makes a stopped projection read all its topics again, from the earliest event Kafka has. `p_resource` is
+-- 'namespace/name'. Empty the read-model table in the same transaction: its rows stay otherwise.
+CREATE FUNCTION marty.reset_projection(p_resource text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    v_scope text := 'projection:' || p_resource;
+BEGIN
+    IF EXISTS (SELECT 1 FROM marty.worker w
+                WHERE starts_with(w.scope, v_scope || '#') AND w.expires_at > clock_timestamp()) THEN
+        RAISE EXCEPTION 'projection % is running', p_resource
+            USING ERRCODE = 'object_in_use', HINT = 'Set spec.state to Stopped and wait until its pods are gone.';
+    END IF;
+    DELETE FROM marty.projection_key k USING marty.projection_stream s WHERE s.scope = v_scope AND k.stream = s.stream;
+    DELETE FROM marty.projection_stream s WHERE s.scope = v_scope;
+    DELETE FROM marty.projection_counter c WHERE c.scope = v_scope;
+    DELETE FROM marty.kafka_position p WHERE p.scope = v_scope;
+END
+$$;

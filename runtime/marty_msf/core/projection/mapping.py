@@ -1,0 +1,176 @@
+"""The mapping of a Projection, compiled once: an event's type and payload to the change of one row."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import orjson
+
+from marty_msf.core.errors import ExpressionError, InvalidDefinition, PoisonEvent
+from marty_msf.core.expressions import Expression
+from marty_msf.core.projection.values import CONVERSIONS, Convert, Unfit, shown
+from marty_msf.core.resources.projection import ColumnType, EventMapping, ProjectionSpec
+
+Key = tuple[Any, ...]
+Value = Callable[[Any], Any]
+
+_MEMBER: Final = re.compile(r"event((?:\.[A-Za-z_][A-Za-z0-9_]*)+)")
+
+
+class Effect(Enum):
+    """What a change does to its row."""
+
+    UPSERT = "upsert"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One event's change of one row; `values` never holds key columns."""
+
+    effect: Effect
+    key: Key
+    values: Mapping[str, Any]
+
+
+def value_of(source: str, path: str) -> Value:
+    """A function from the payload to the value of a CEL expression over `event`; a missing member gives None.
+
+    Plain members and constants are computed here, with CEL's results: a call of CEL costs more than the whole rest of
+    an event. Raises InvalidDefinition; the function raises ExpressionError.
+    """
+    expression = Expression(source, path)
+    if member := _MEMBER.fullmatch(source):
+        return _member(tuple(member[1].split(".")[1:]), expression)
+    if not expression.roots:
+        try:
+            constant = expression.value({})
+        except ExpressionError:
+            pass  # Every event meets the error and reports it, with its own name.
+        else:
+            return lambda _: constant
+    return lambda event: expression.value({"event": event})
+
+
+def _member(names: tuple[str, ...], expression: Expression) -> Value:
+    def deep(event: Any) -> Any:
+        value = event
+        for name in names:
+            if value.__class__ is not dict:
+                raise ExpressionError(
+                    f"{expression.path}: {expression.source!r} failed: {shown(value)} is no object with a member {name!r}"
+                )
+            if name not in value:
+                return None
+            value = value[name]
+        return value
+
+    if len(names) > 1:
+        return deep
+    only = names[0]
+
+    def shallow(event: Any) -> Any:
+        return event.get(only) if event.__class__ is dict else deep(event)
+
+    return shallow
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    name: str
+    type_name: str
+    value: Value
+    convert: Convert
+    source: str
+
+    def read(self, event: Any) -> Any:
+        """Raises Unfit or ExpressionError."""
+        value = self.value(event)
+        return None if value is None else self.convert(value)
+
+
+class _Plan:
+    """One event type's effect."""
+
+    __slots__ = ("_columns", "_effect", "_event_type", "_key")
+
+    def __init__(self, event_type: str, mapping: EventMapping, spec: ProjectionSpec) -> None:
+        model = spec.read_model
+        self._event_type = event_type
+        self._effect = (
+            Effect.DELETE if mapping.delete else Effect.UPSERT if mapping.upsert is not None else Effect.UPDATE
+        )
+        field = f"spec.events.{event_type}.{self._effect.value}"
+
+        def column(name: str, source: str) -> _Column:
+            kind = model.columns[name]
+            return _Column(name, kind.value, value_of(source, f"{field}.{name}"), CONVERSIONS[kind], source)
+
+        self._key = tuple(column(name, mapping.columns.get(name, f"event.{name}")) for name in model.key)
+        self._columns = tuple(column(name, source) for name, source in mapping.columns.items() if name not in model.key)
+
+    def change(self, payload: bytes | None) -> Change:
+        """The change this event makes. Raises PoisonEvent without the event's place, which the caller knows."""
+        event = _decoded(payload)
+        try:
+            key = tuple([column.read(event) for column in self._key])
+            values = {column.name: column.read(event) for column in self._columns}
+        except (Unfit, ExpressionError):
+            raise self._poison(event) from None
+        if None in key:
+            raise self._poison(event)
+        return Change(self._effect, key, values)
+
+    def _poison(self, event: Any) -> PoisonEvent:
+        """Find the column to blame; only now, so that healthy events pay nothing for it."""
+        for column in self._key + self._columns:
+            try:
+                value = column.value(event)
+                if value is not None:
+                    column.convert(value)
+            except Unfit as error:
+                return PoisonEvent(
+                    f"column {column.name} ({column.type_name}) of a {self._event_type} event:"
+                    f" {shown(value)} of {column.source!r} {error}"
+                )
+            except ExpressionError as error:
+                return PoisonEvent(f"column {column.name} of a {self._event_type} event: {error}")
+            if value is None and column in self._key:
+                return PoisonEvent(
+                    f"key column {column.name} of a {self._event_type} event: {column.source!r} is missing or null:"
+                    " map the column to a member that every event of this type has"
+                )
+        raise AssertionError("a poison event has a column that refuses it")
+
+
+class Mapper:
+    """All event types of one Projection. Raises InvalidDefinition at construction."""
+
+    def __init__(self, spec: ProjectionSpec) -> None:
+        for name in spec.read_model.key:
+            if spec.read_model.columns[name] is ColumnType.JSONB:
+                raise InvalidDefinition(
+                    "spec.readModel.key",
+                    f"column {name!r} is of type jsonb",
+                    "use a column with one spelling per value",
+                )
+        self._plans = {
+            event_type.encode(): _Plan(event_type, mapping, spec) for event_type, mapping in spec.events.items()
+        }
+
+    def change(self, event_type: bytes | None, payload: bytes | None) -> Change | None:
+        """The change an event makes; None for a type without a mapping. Raises PoisonEvent."""
+        plan = self._plans.get(event_type) if event_type is not None else None
+        return plan.change(payload) if plan else None
+
+
+def _decoded(payload: bytes | None) -> Any:
+    if payload is None:
+        raise PoisonEvent("the event has no payload: mappings read its members")
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise PoisonEvent(f"the payload {shown(payload)} is no JSON ({error}): publish JSON") from None

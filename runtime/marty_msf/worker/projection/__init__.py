@@ -1,0 +1,1 @@
+"""The projection worker: Kafka to a read-model table, position and rows in one transaction."""
