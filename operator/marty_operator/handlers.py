@@ -8,14 +8,14 @@ import asyncio
 import base64
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import kopf
 
 from marty_msf.core.resources.kinds import KINDS
 from marty_msf.core.resources.spec import GROUP, VERSION
 from marty_operator import metrics
-from marty_operator.cluster import load_configuration
+from marty_operator.cluster import FIELD_MANAGER, load_configuration
 from marty_operator.plan.labels import KIND, NAME, OURS
 from marty_operator.resource import Key
 
@@ -69,6 +69,8 @@ async def watch(
         await kopf.operator(
             registry=handlers,
             settings=settings(namespaced=bool(namespaces)),
+            # Else kopf asks for the user's name, which the uid of a container need not have.
+            identity=cast("Any", FIELD_MANAGER),
             standalone=True,
             clusterwide=not namespaces,
             namespaces=list(namespaces),
