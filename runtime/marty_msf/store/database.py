@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Final
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -54,6 +53,12 @@ def translate() -> Iterator[None]:
             if prefix in _UNAVAILABLE:
                 raise DatabaseUnavailable(f"{_UNAVAILABLE[prefix]}: {error} (SQLSTATE {state})") from error
         raise
+    except asyncpg.exceptions.ClientConfigurationError as error:
+        # The driver's message may quote the URL and with it the password.
+        raise DatabaseUnavailable(
+            "the database URL is no postgresql://user:password@host:port/database: correct the secret of "
+            "spec.database.urlSecretRef; write special characters as %XX"
+        ) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(
             f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
@@ -61,28 +66,17 @@ def translate() -> Iterator[None]:
 
 
 async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:
-    """A pool that connects on first use, so that it can be made while the server is down.
-
-    `url` is a libpq URL. Raises DatabaseUnavailable when it is no URL; the message never shows a password.
-    """
-    try:
-        if urlsplit(url).scheme not in {"postgresql", "postgres"}:
-            raise DatabaseUnavailable("the database URL must start with postgresql://: correct the secret's value")
-        return await asyncpg.create_pool(
-            url,
-            min_size=0,
-            max_size=size,
-            connection_class=PooledConnection,
-            command_timeout=STATEMENT_TIMEOUT_SECONDS,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            # JIT never pays for short statements. The application name is how people find us in pg_stat_activity.
-            server_settings={"application_name": application_name[:63], "jit": "off"},
-        )
-    except (asyncpg.InterfaceError, ValueError) as error:
-        # The driver's message may quote the URL and with it the password.
-        raise DatabaseUnavailable(
-            "the database URL cannot be parsed: correct the secret's value; write special characters as %XX"
-        ) from error
+    """A pool that connects on first use, so that it can be made while the server is down or the URL is wrong."""
+    return await asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=size,
+        connection_class=PooledConnection,
+        command_timeout=STATEMENT_TIMEOUT_SECONDS,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        # JIT never pays for short statements. The application name is how people find us in pg_stat_activity.
+        server_settings={"application_name": application_name[:63], "jit": "off"},
+    )
 
 
 def _sentence(error: BaseException) -> str:

@@ -57,6 +57,8 @@ class LaneOwner:
         self._renew_seconds = renew_seconds
         self._held: dict[int, int] = {}
         self._look_again = asyncio.Event()
+        #: Set once the first claim round is through, whether it brought lanes or not.
+        self.ready = asyncio.Event()
 
     @property
     def held(self) -> Mapping[int, int]:
@@ -109,6 +111,7 @@ class LaneOwner:
             with translate():
                 async with self._pool.acquire() as conn:
                     await leases.release(conn, self._scope, self._holder, too_many)
+        self.ready.set()
 
     def _forget(self, lanes: Iterable[int]) -> None:
         gone = sorted(set(lanes) & self._held.keys())

@@ -1,0 +1,48 @@
+"""`marty run`: one worker process."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import click
+import uvloop
+from pydantic import ValidationError
+
+from marty_msf.core import worker_config
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.kinds import Role
+from marty_msf.worker.logs import configure
+from marty_msf.worker.service import serve
+from marty_msf.worker.settings import Settings
+
+
+@click.command()
+@click.argument("role", type=click.Choice([role.value for role in Role]))
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default=Path("/etc/marty/config.json"),
+    show_default=True,
+    help="The worker's configuration, as the operator renders it.",
+)
+def run(role: str, path: Path) -> None:
+    """Run a worker until SIGTERM.
+
+    Needs MARTY_DATABASE_URL and MARTY_TOKEN in the environment. A missing database, schema or broker does not end it:
+    it says so on /status and goes on as soon as it can.
+    """
+    try:
+        config = worker_config.parse(path.read_bytes())
+        settings = Settings.from_environment(os.environ)
+    except ValidationError as error:
+        # Without the values: they may be secrets.
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise click.UsageError(f"configuration ({path}) or environment (MARTY_…): {problems}") from None
+    except InvalidDefinition as error:
+        raise click.UsageError(f"{path}: {error}") from error
+    if config.role.value != role:
+        raise click.UsageError(f"{path} configures a {config.role.value}, not a {role}")
+    configure(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(config, settings))

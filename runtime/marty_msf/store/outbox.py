@@ -1,0 +1,174 @@
+"""Every statement that reads `marty.outbox`. Rows are read in the order of core.windows; nothing is ever updated there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asyncpg import Connection, Record
+
+from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unseen_range
+
+#: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
+#: the index on xid the only sensible plan, whatever the statistics say.
+OPEN: Final = """
+WITH found AS MATERIALIZED (
+    (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+       FROM marty.outbox
+      WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+      ORDER BY xid LIMIT $4)
+    UNION ALL
+    (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+       FROM marty.outbox
+      WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+      ORDER BY xid LIMIT $4)
+)
+SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, NULL::text AS topic, NULL::text AS event_type,
+       NULL::text AS aggregate_type, NULL::text AS aggregate_id, NULL::bytea AS payload, NULL::jsonb AS headers,
+       NULL::timestamptz AS created_at, pg_current_snapshot() AS snapshot, (SELECT count(*) FROM found) AS found
+UNION ALL
+SELECT found.*, NULL::pg_snapshot, NULL::bigint FROM found WHERE (SELECT count(*) FROM found) < $4
+ORDER BY id NULLS FIRST
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A window that begins where the lanes stood: all its rows by id, or None when there are more than were asked for."""
+
+    end: Snapshot
+    rows: Sequence[Record] | None
+
+
+async def open_window(conn: Connection, positions: Positions, limit: int) -> Opened:
+    """Read what became visible since the lanes' `prev`; the statement's own snapshot is the window's end."""
+    span = unseen_range(position.prev for position in positions.values())
+    rows = await conn.fetch(OPEN, span.low, span.late, by_lane(positions), limit + 1)
+    head = rows[0]
+    return Opened(Snapshot(*head["snapshot"]), rows[1:] if head["found"] <= limit else None)
+
+
+FIRST_ID: Final = """
+SELECT coalesce(least(
+    (SELECT min(id) FROM (
+        SELECT id FROM marty.outbox
+         WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+         ORDER BY xid) AS fresh),
+    (SELECT min(id) FROM (
+        SELECT id FROM marty.outbox
+         WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+         ORDER BY xid) AS late)), 1)
+"""
+
+
+async def id_before_window(conn: Connection, positions: Positions) -> int:
+    """An id below every row of the window that begins at the lanes' `prev`, so that reading by id skips what is older.
+
+    Looks at each row of the window once, through the index; a window that begins at the beginning is not looked at.
+    """
+    span = unseen_range(position.prev for position in positions.values())
+    if span.low <= BEGINNING.xmax:
+        return 0
+    return int(await conn.fetchval(FIRST_ID, span.low, span.late, by_lane(positions))) - 1
+
+
+CONTINUE: Final = """
+SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+  FROM marty.outbox
+ WHERE id > $1 AND pg_visible_in_snapshot(xid, $2) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+ ORDER BY id
+ LIMIT $4
+"""
+
+
+async def continue_window(
+    conn: Connection, positions: Positions, end: Snapshot, last_id: int, limit: int
+) -> Sequence[Record]:
+    """The window's next rows behind `last_id`; fewer than `limit` rows mean that the window was read to its end."""
+    rows: Sequence[Record] = await conn.fetch(CONTINUE, last_id, end, by_lane(positions), limit)
+    return rows
+
+
+#: Unread is what the last complete snapshot does not show, and what an open window has behind its last_id.
+BACKLOG: Final = """
+WITH position AS MATERIALIZED (
+    SELECT l.lane, coalesce(p.prev, '1:1:') AS prev, p.next, coalesce(p.last_id, 0) AS last_id,
+           coalesce(p.next, p.prev, '1:1:') AS seen
+      FROM generate_series(0, 63) AS l (lane) LEFT JOIN marty.outbox_position p ON p.lane = l.lane
+), held AS MATERIALIZED (
+    SELECT array_agg(prev ORDER BY lane) AS prev, array_agg(next ORDER BY lane) AS next,
+           array_agg(seen ORDER BY lane) AS seen, array_agg(last_id ORDER BY lane) AS last_id,
+           min(pg_snapshot_xmax(seen)) AS low, min(last_id) FILTER (WHERE next IS NOT NULL) AS first_id
+      FROM position
+)
+SELECT count(*) AS events, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest_seconds
+  FROM (
+    (SELECT created_at FROM marty.outbox
+      WHERE xid >= (SELECT low FROM held)
+        AND NOT pg_visible_in_snapshot(xid, (SELECT seen FROM held)[lane + 1])
+      ORDER BY xid LIMIT $1)
+    UNION ALL
+    (SELECT created_at FROM marty.outbox
+      WHERE xid = ANY(ARRAY(SELECT x FROM position, pg_snapshot_xip(seen) AS x WHERE x < (SELECT low FROM held)))
+        AND NOT pg_visible_in_snapshot(xid, (SELECT seen FROM held)[lane + 1])
+      ORDER BY xid LIMIT $1)
+    UNION ALL
+    (SELECT created_at FROM marty.outbox
+      WHERE id > (SELECT first_id FROM held) AND id > (SELECT last_id FROM held)[lane + 1]
+        AND pg_visible_in_snapshot(xid, (SELECT next FROM held)[lane + 1])
+        AND NOT pg_visible_in_snapshot(xid, (SELECT prev FROM held)[lane + 1])
+      ORDER BY id LIMIT $1)
+  ) AS unread
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is enqueued, committed and not yet published."""
+
+    events: int
+    #: Age of the oldest of them, in seconds; 0 without any.
+    oldest_seconds: float
+
+
+async def backlog(conn: Connection, limit: int) -> Backlog:
+    """The unread events of all lanes, counted up to about `limit`."""
+    row = await conn.fetchrow(BACKLOG, limit)
+    return Backlog(row["events"], row["oldest_seconds"])
+
+
+OLDEST_WRITER: Final = """
+SELECT name, seconds FROM (
+    SELECT format('pid %s %s', a.pid, a.application_name) AS name,
+           extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS seconds
+      FROM pg_stat_activity a
+     WHERE a.datname = current_database() AND a.backend_xid IS NOT NULL AND a.pid <> pg_backend_pid()
+    UNION ALL
+    SELECT format('prepared %s', p.gid), extract(epoch FROM clock_timestamp() - p.prepared)::float8
+      FROM pg_prepared_xacts p WHERE p.database = current_database()
+  ) AS writer
+ WHERE seconds IS NOT NULL
+ ORDER BY seconds DESC
+ LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A transaction that has written and not yet ended; its events wait for its commit, nobody else's do."""
+
+    name: str
+    seconds: float
+
+
+async def oldest_writer(conn: Connection) -> Writer | None:
+    """The longest open writer; sessions of other users are only seen with pg_read_all_stats."""
+    row = await conn.fetchrow(OLDEST_WRITER)
+    return Writer(row["name"], row["seconds"]) if row else None
+
+
+DATABASE: Final = "SELECT current_database()"
+
+
+async def database_name(conn: Connection) -> str:
+    """Part of every event's `ce_source`."""
+    return str(await conn.fetchval(DATABASE))

@@ -1,0 +1,1 @@
+"""Kafka: the only code that touches aiokafka."""

@@ -1,0 +1,177 @@
+"""Writing to Kafka: idempotent, acknowledged by all replicas, whole record batches per partition."""
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
+
+from marty_msf.core.cloudevents import Headers
+from marty_msf.core.errors import BrokerUnavailable, PoisonEvent, TopicUnavailable
+from marty_msf.worker.broker.errors import translate
+
+#: Below the broker's default message.max.bytes of 1,048,588, which bounds a record batch.
+BATCH_BYTES: Final = 1_000_000
+#: An unacknowledged batch is given up after this time; what it held is sent again by a new producer.
+ACKNOWLEDGE_SECONDS: Final = 10
+METADATA_MAX_AGE_MS: Final = 30_000
+CLOSE_SECONDS: Final = 1
+
+Partition: TypeAlias = tuple[str, int]
+#: key, value, headers.
+Message: TypeAlias = tuple[bytes, bytes, Headers]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One record batch on its way."""
+
+    topic: str
+    records: int
+    bytes: int
+    acknowledged: "asyncio.Future[Any]"
+
+
+class Producer(Protocol):
+    """What the relay needs of a producer; tests hand in one that records its effects."""
+
+    async def partitions(self, topics: Collection[str]) -> Mapping[str, int]: ...
+
+    async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]: ...
+
+    async def acknowledged(self, sent: Sequence[Sent]) -> None: ...
+
+
+class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
+    async def describe(self, topic: str) -> int:
+        """Number of partitions, asked of the broker when it is not known yet; 0 when the topic is missing or forbidden."""
+        found = self._metadata.partitions_for_topic(topic)
+        if found is None:
+            self.client.add_topic(topic)
+            await self.client.force_metadata_update()
+            found = self._metadata.partitions_for_topic(topic)
+        return len(found or ())
+
+    async def abandon(self) -> None:
+        """End without flushing: `stop` of the base class waits for a broker that may never answer."""
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._sender.close()
+        await self.client.close()
+
+
+class KafkaProducer:
+    """One idempotent producer session. After any error it must be stopped: its sequence numbers are in doubt.
+
+    `batch_bytes` (topic -> limit) outlives the session: it learns of topics that take smaller batches only.
+    """
+
+    def __init__(self, bootstrap_servers: str, batch_bytes: MutableMapping[str, int]) -> None:
+        self._servers = bootstrap_servers
+        self._batch_bytes = batch_bytes
+        self._client = _Client(
+            bootstrap_servers=bootstrap_servers,
+            client_id="marty-relay",
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=BATCH_BYTES,
+            # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
+            max_request_size=2**31 - 1,
+            linger_ms=0,
+            request_timeout_ms=ACKNOWLEDGE_SECONDS * 1000,
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        )
+        self._unacknowledged: set[asyncio.Future[Any]] = set()
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Connect. Raises BrokerUnavailable, and leaves nothing open then."""
+        try:
+            with translate(self._servers):
+                async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                    await self._client.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
+        """Partitions of each topic; 0 for one that is missing or forbidden to us."""
+        with translate(self._servers):
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                return {topic: await self._client.describe(topic) for topic in topics}
+
+    async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]:
+        """Hand messages to the broker, in order per partition; returns before they are acknowledged."""
+        waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
+        sent: list[Sent] = []
+        with translate(self._servers):
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                while waiting:
+                    # One batch of each partition at a time: a partition takes the next one when its first is on its way.
+                    for (topic, partition), batches in list(waiting.items()):
+                        sent.append(await self._send_batch(batches.pop(0), topic, partition))
+                        if not batches:
+                            del waiting[topic, partition]
+        return sent
+
+    async def acknowledged(self, sent: Sequence[Sent]) -> None:
+        """Wait until all replicas have the batches.
+
+        Raises BrokerUnavailable (their fate is unknown), TopicUnavailable, or PoisonEvent for one record that is too
+        large for its topic.
+        """
+        with translate(self._servers):
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                for batch in sent:
+                    try:
+                        await batch.acknowledged
+                    except MessageSizeTooLargeError as error:
+                        raise self._too_large(batch) from error
+
+    async def stop(self) -> None:
+        """End, at once: what is not yet acknowledged is given up, and may still arrive."""
+        if not self._stopped:
+            self._stopped = True
+            for future in tuple(self._unacknowledged):
+                future.cancel()
+            await self._client.abandon()
+
+    def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[Any]:
+        limit = self._batch_bytes.get(topic, BATCH_BYTES)
+        batch = self._client.create_batch()
+        for key, value, headers in messages:
+            if batch.record_count() and batch.size() + len(value) > limit:
+                yield batch
+                batch = self._client.create_batch()
+            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                yield batch
+                batch = self._client.create_batch()
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+        yield batch
+
+    async def _send_batch(self, batch: Any, topic: str, partition: int) -> Sent:
+        records, size = batch.record_count(), batch.size()
+        if await self._client.describe(topic) <= partition:
+            raise TopicUnavailable(
+                f"Kafka topic {topic!r} lost its partition {partition}: was it deleted? create it again"
+            )
+        batch.close()
+        future = await self._client.send_batch(batch, topic, partition=partition)
+        self._unacknowledged.add(future)
+        future.add_done_callback(self._unacknowledged.discard)
+        return Sent(topic, records, size, future)
+
+    def _too_large(self, batch: Sent) -> BrokerUnavailable | PoisonEvent:
+        if batch.records == 1:
+            return PoisonEvent(
+                f"an event of {batch.bytes} bytes is over what Kafka topic {batch.topic!r} takes: raise its "
+                "max.message.bytes; the events behind it wait"
+            )
+        self._batch_bytes[batch.topic] = batch.bytes // 2
+        return BrokerUnavailable(
+            f"Kafka topic {batch.topic!r} refuses batches of {batch.bytes} bytes: smaller ones are tried now"
+        )

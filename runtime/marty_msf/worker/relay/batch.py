@@ -1,0 +1,96 @@
+"""What is read at once and published together, and its form on the wire. Pure."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+from marty_msf.core.cloudevents import headers, source
+from marty_msf.core.partitioning import Partitioner
+from marty_msf.core.windows import Positions
+from marty_msf.worker.broker.producer import Message, Partition
+
+#: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at, … (store.outbox).
+Row = Sequence[Any]
+LANE = 1
+TOPIC = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows in id order, and where their lanes stand once all of them are published."""
+
+    rows: Sequence[Row]
+    after: Positions
+
+    def without(self, lanes: AbstractSet[int]) -> "Batch":
+        """The same batch for the other lanes."""
+        if lanes.isdisjoint(self.after):
+            return self
+        return replace(
+            self,
+            rows=[row for row in self.rows if row[LANE] not in lanes],
+            after={lane: position for lane, position in self.after.items() if lane not in lanes},
+        )
+
+    def topics(self) -> set[str]:
+        """The topics its rows go to."""
+        return {row[TOPIC] for row in self.rows}
+
+    def lanes_of(self, topics: AbstractSet[str]) -> set[int]:
+        """The lanes that have a row for one of these topics."""
+        return {row[LANE] for row in self.rows if row[TOPIC] in topics}
+
+    def per_lane(self) -> Mapping[int, int]:
+        """Number of rows of each lane."""
+        return Counter(row[LANE] for row in self.rows)
+
+
+def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> list[Batch]:
+    """Cut what was read into batches of `size` rows; behind each but the last, the window is still open.
+
+    `start` are the positions with the window opened, `end` those behind all rows.
+    """
+    batches = []
+    for first in range(0, len(rows), size):
+        part = rows[first : first + size]
+        last = first + size >= len(rows)
+        after = end if last else {lane: position.within(part[-1][0]) for lane, position in start.items()}
+        batches.append(Batch(part, after))
+    return batches
+
+
+class Encoder:
+    """Turns rows into Kafka messages, partition by partition, in the order of the rows."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._partitioner = Partitioner()
+
+    def encode(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Message]]:
+        """`partitions` has the number of partitions of every topic that occurs."""
+        messages: dict[Partition, list[Message]] = {}
+        choose, database = self._partitioner.partition, self._database
+        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, created_at, *_ in rows:
+            key = aggregate_id.encode()
+            message = (
+                key,
+                payload,
+                headers(
+                    event_id=event_id,
+                    event_type=event_type,
+                    event_source=source(database, aggregate_type),
+                    subject=key,
+                    time=created_at,
+                    sequence=id_,
+                    own=own,
+                ),
+            )
+            partition = (topic, choose(key, partitions[topic]))
+            found = messages.get(partition)
+            if found is None:
+                messages[partition] = [message]
+            else:
+                found.append(message)
+        return messages

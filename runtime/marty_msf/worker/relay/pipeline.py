@@ -1,0 +1,290 @@
+"""The relay's loop: read a window, send it, and write the position once Kafka has it; the next read overlaps the acks.
+
+Order: rows of a window are sent in id order by one producer session, a batch's position is written only after all of
+its acknowledgements and after the positions of the batches before it. After any doubt everything unacknowledged is sent
+again in the same order. A crash between acknowledgement and position repeats events with the same ids, never loses one.
+
+A lane with an event for a missing or forbidden topic waits by itself with its position; the other lanes go on. An event
+that is too large for its topic stops the whole relay, because only the broker knows and tells so late.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+
+from marty_msf.core.windows import Position, Positions, closed, next_window
+from marty_msf.store import outbox, outbox_position
+from marty_msf.store.database import translate
+from marty_msf.worker.broker.producer import Producer, Sent
+from marty_msf.worker.groups import first_error
+from marty_msf.worker.relay.batch import Batch, Encoder, split
+
+#: Batches sent and not yet settled while the next one is encoded.
+IN_FLIGHT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did."""
+
+    #: Events acknowledged whose position was written.
+    published: int
+    #: Whether nothing was found, sent or settled: there is nothing to do now.
+    idle: bool
+    #: Lanes that wait for a topic.
+    blocked: int
+    missing_topics: Collection[str]
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """One time of holding a lane; compared by identity, so that what was read under an earlier time writes nothing."""
+
+    epoch: int
+    #: Position in the database.
+    stored: Position
+    #: Behind what was sent.
+    sent: Position
+    #: Behind what was read.
+    read: Position
+    #: Takes no new events: it is being handed back.
+    draining: bool = False
+    blocked: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Flight:
+    """A batch being handed, or handed, to the producer."""
+
+    batch: Batch
+    lanes: Mapping[int, _Lane]
+    sent: Sequence[Sent] = ()
+
+
+@dataclass(slots=True)
+class _Work:
+    """Everything between the outbox and the stored position."""
+
+    ready: deque[Batch] = field(default_factory=deque)
+    flights: deque[_Flight] = field(default_factory=deque)
+
+
+class Relay:
+    """Publishes the lanes it is given (a LaneUser). One task calls `run_once`; LaneOwner calls the rest."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        producer: Producer,
+        *,
+        scope: str,
+        holder: str,
+        resource: str,
+        database: str,
+        batch_size: int,
+        prefetch: int,
+    ) -> None:
+        self._pool = pool
+        self._producer = producer
+        self._scope = scope
+        self._holder = holder
+        self._resource = resource
+        self._batch_size = batch_size
+        self._prefetch = prefetch
+        self._encoder = Encoder(database)
+        self._lanes: dict[int, _Lane] = {}
+        self._work = _Work()
+        self._missing: set[str] = set()
+        self._settled = asyncio.Condition()
+
+    async def gained(self, epochs: Mapping[int, int]) -> None:
+        """Load where these lanes stand."""
+        with translate():
+            async with self._pool.acquire() as conn:
+                positions = await outbox_position.load(conn, sorted(epochs))
+        for lane, position in positions.items():
+            self._lanes[lane] = _Lane(epochs[lane], position, position, position)
+
+    async def drain(self, lanes: Sequence[int]) -> None:
+        """Read nothing more for these lanes; returns once nothing of them is in flight."""
+        mine = {lane: self._lanes[lane] for lane in lanes if lane in self._lanes}
+        for state in mine.values():
+            state.draining = True
+        self._drop_ready(mine.keys())
+        async with self._settled:
+            await self._settled.wait_for(
+                lambda: not any(flight.lanes.keys() & mine.keys() for flight in self._work.flights)
+            )
+        for lane, state in mine.items():
+            if self._lanes.get(lane) is state:
+                del self._lanes[lane]
+
+    def dropped(self, lanes: Sequence[int]) -> None:
+        """Forget these lanes; what is in flight of them writes no position."""
+        for lane in lanes:
+            self._lanes.pop(lane, None)
+        self._drop_ready(set(lanes))
+
+    async def restart(self, producer: Producer) -> None:
+        """After an error of the broker: send with a new producer, from the stored positions on."""
+        self._producer = producer
+        await self.forget()
+
+    async def forget(self) -> None:
+        """Forget what was read or sent and not settled: the stored positions are where everything goes on."""
+        self.unblock()
+        for state in self._lanes.values():
+            state.sent = state.read = state.stored
+        async with self._settled:
+            self._work = _Work()
+            self._settled.notify_all()
+
+    def unblock(self) -> None:
+        """Try the lanes again that wait for a topic."""
+        self._missing.clear()
+        for state in self._lanes.values():
+            state.blocked = False
+
+    async def run_once(self) -> Pass:
+        """One step of the pipeline: send what is ready, then settle what was sent before while the next read goes on.
+
+        Raises BrokerUnavailable, PoisonEvent (call `restart` before the next pass), DatabaseUnavailable and LeaseLost
+        (nothing of the batch was written, the lanes concerned must be loaded again).
+        """
+        sent = await self._send()
+        flights = len(self._work.flights)
+        settle = flights > IN_FLIGHT or (flights > 0 and not sent)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reading = None if self._work.ready else tasks.create_task(self._read())
+                settling = tasks.create_task(self._settle()) if settle else None
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
+        found = reading is not None and reading.result()
+        return Pass(
+            published=settling.result() if settling else 0,
+            idle=not (sent or settle or found or self._work.flights),
+            blocked=sum(state.blocked for state in self._lanes.values()),
+            missing_topics=frozenset(self._missing),
+        )
+
+    async def finish(self) -> int:
+        """Settle everything in flight, in order; returns the number of events published."""
+        published = 0
+        while self._work.flights:
+            published += await self._settle()
+        return published
+
+    @property
+    def lanes(self) -> Collection[int]:
+        """The lanes being published now."""
+        return self._lanes.keys()
+
+    async def _read(self) -> bool:
+        """Read the next window, or the next part of an open one; False when there was nothing."""
+        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or state.blocked)}
+        if not states:
+            return False
+        end, last_id, start = next_window({lane: state.read for lane, state in states.items()})
+        with translate():
+            async with self._pool.acquire() as conn:
+                rows: Sequence[asyncpg.Record] | None = None
+                if end is None:
+                    opened = await outbox.open_window(conn, start, self._prefetch)
+                    end, rows = opened.end, opened.rows
+                    complete = rows is not None
+                    if rows is None:
+                        last_id = await outbox.id_before_window(conn, start)
+                if rows is None:
+                    rows = await outbox.continue_window(conn, start, end, last_id, self._prefetch)
+                    complete = len(rows) < self._prefetch
+        within = {lane: position.opened(end, last_id) for lane, position in start.items()}
+        after = {lane: closed(end) if complete else position.within(rows[-1][0]) for lane, position in within.items()}
+        self._take(states, start, split(rows, within, after, self._batch_size), after)
+        return bool(rows)
+
+    def _take(self, states: Mapping[int, _Lane], start: Positions, batches: Sequence[Batch], after: Positions) -> None:
+        """Queue what was read, but for lanes that were lost, drained or blocked meanwhile."""
+        gone = {lane for lane in start if self._lanes.get(lane) is not states[lane] or states[lane].draining}
+        for lane in start.keys() - gone:
+            states[lane].read = after[lane]
+        self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
+
+    async def _send(self) -> bool:
+        """Hand the next ready batch to the producer; False when there is none."""
+        partitions: dict[str, int] = {}
+        while self._work.ready and (unknown := self._work.ready[0].topics() - partitions.keys()):
+            partitions.update(await self._producer.partitions(unknown))
+        if not self._work.ready:
+            return False
+        if missing := {topic for topic in self._work.ready[0].topics() if not partitions[topic]}:
+            self._block(missing)
+            return True
+        batch = self._work.ready.popleft()
+        # Before the first byte leaves: who drains a lane must wait for this batch.
+        flight = _Flight(batch, {lane: self._lanes[lane] for lane in batch.after})
+        self._work.flights.append(flight)
+        for lane, state in flight.lanes.items():
+            state.sent = batch.after[lane]
+        flight.sent = await self._producer.send(self._encoder.encode(batch.rows, partitions))
+        return True
+
+    def _block(self, topics: set[str]) -> None:
+        """Let the lanes with events for these topics wait where they are; their neighbours go on."""
+        self._missing |= topics
+        lanes = self._work.ready[0].lanes_of(topics)
+        for lane in lanes:
+            state = self._lanes[lane]
+            state.blocked = True
+            state.read = state.sent
+        self._drop_ready(lanes)
+
+    def _drop_ready(self, lanes: Collection[int]) -> None:
+        gone = frozenset(lanes)
+        kept = (batch.without(gone) for batch in self._work.ready)
+        self._work.ready = deque(batch for batch in kept if batch.after)
+
+    async def _settle(self) -> int:
+        """Wait for the oldest batch's acknowledgements and write the position behind it and behind all done after it."""
+        work = self._work
+        await self._producer.acknowledged(work.flights[0].sent)
+        done = [work.flights[0]]
+        for flight in list(work.flights)[1:]:
+            if not all(sent.acknowledged.done() for sent in flight.sent):
+                break
+            await self._producer.acknowledged(flight.sent)
+            done.append(flight)
+        published = await self._store(done)
+        async with self._settled:
+            for _ in done:
+                work.flights.popleft()
+            self._settled.notify_all()
+        return published
+
+    async def _store(self, done: Sequence[_Flight]) -> int:
+        """Write the positions behind acknowledged batches for the lanes that are still ours since they were read."""
+        lanes: dict[int, _Lane] = {}
+        positions: dict[int, Position] = {}
+        published: dict[int, int] = {}
+        for flight in done:
+            counts = flight.batch.per_lane()
+            for lane, state in flight.lanes.items():
+                if self._lanes.get(lane) is state:
+                    lanes[lane] = state
+                    positions[lane] = flight.batch.after[lane]
+                    published[lane] = published.get(lane, 0) + counts.get(lane, 0)
+        if not lanes:
+            return 0
+        epochs = {lane: state.epoch for lane, state in lanes.items()}
+        with translate():
+            async with self._pool.acquire() as conn:
+                await outbox_position.store(
+                    conn, self._scope, self._holder, self._resource, epochs, positions, published
+                )
+        for lane, state in lanes.items():
+            state.stored = positions[lane]
+        return sum(published.values())
