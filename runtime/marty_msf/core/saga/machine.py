@@ -1,0 +1,357 @@
+"""The saga state machine: everything that decides what an instance does next lives in this file.
+
+Rules it keeps:
+1. A step whose outcome is unknown may have happened, so it is undone like one that succeeded.
+2. Undo goes in the reverse of the order in which steps completed (their order in `Instance.happened`).
+3. Once the pivot succeeded nothing is undone: later steps are retried, then the instance is parked.
+4. Nothing is retried for ever: a budget that is used up leads to compensation or to Parked.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from marty_msf.core.errors import ExpressionError, IllegalTransition
+from marty_msf.core.retry import RetryPolicy, delay_ms
+from marty_msf.core.saga.definition import Definition
+from marty_msf.core.saga.events import (
+    Due,
+    Event,
+    Failed,
+    Misconfigured,
+    Rejected,
+    Resumed,
+    Started,
+    Succeeded,
+    Unusable,
+    Withdrawn,
+)
+
+CONTEXT_LIMIT_BYTES: Final = 256 * 1024
+#: The whole context's own name in conditions; no member of it may be called so.
+RESERVED: Final = "context"
+#: New owners that may find one and the same call in flight before it is taken for what kills its workers.
+RESUME_LIMIT: Final = 20
+
+
+class State(StrEnum):
+    #: Durable, not yet taken up by a worker.
+    PENDING = "Pending"
+    #: Going forward.
+    RUNNING = "Running"
+    #: Undoing what may have happened.
+    COMPENSATING = "Compensating"
+    #: Every step succeeded or was skipped by its condition.
+    COMPLETED = "Completed"
+    #: Everything that may have happened was undone.
+    COMPENSATED = "Compensated"
+    #: Waits for a person; keeps everything it knows.
+    PARKED = "Parked"
+
+
+LIVE: Final = frozenset({State.PENDING, State.RUNNING, State.COMPENSATING})
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """A step that happened, or may have: then the result is None."""
+
+    step: int
+    result: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """Doing or undoing one step."""
+
+    step: int
+    undo: bool
+    #: Calls made, the one in flight included.
+    calls: int = 1
+    #: Some call so far may have had its effect.
+    unknown: bool = False
+    #: New owners that found it in flight.
+    resumed: int = 0
+    #: End of the wait before the next call; None while a call is in flight.
+    until_ms: int | None = None
+    #: Of the last call that failed.
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One execution of a saga."""
+
+    context: Mapping[str, Any]
+    state: State = State.PENDING
+    #: What may have happened and is not undone, in the order of completion.
+    happened: tuple[Happened, ...] = ()
+    beyond_pivot: bool = False
+    deadline_ms: int = 0
+    #: What is in work; kept when parked, so that a person can see and resume it.
+    operation: Operation | None = None
+    #: Why it compensates or is parked.
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call the service, once this intent is durable. The answer comes back as an event."""
+
+    step: int
+    undo: bool
+    timeout_ms: int
+    #: The call is cut off here: the instance's deadline; None where the deadline does not count any more.
+    not_after_ms: int | None
+    #: The operation's first call: its request body is made now and stays the same for every later call.
+    first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Give the event Due at this time (milliseconds since 1970)."""
+
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing more to do: the instance's state is Completed, Compensated or Parked."""
+
+
+Command = Call | Wait | End
+Transition = tuple[Instance, Command]
+_END: Final = End()
+
+
+def advance(definition: Definition, instance: Instance, event: Event, now_ms: int) -> Transition:
+    """Apply one event. The caller makes the event (and the body of a first call) durable before it obeys the command.
+
+    Raises IllegalTransition, changing nothing, when the event does not fit the instance.
+    """
+    operation = instance.operation
+    if isinstance(event, Started):
+        if instance.state is not State.PENDING:
+            raise IllegalTransition(f"{event!r} in {instance.state}: an instance starts once")
+        begun = replace(instance, state=State.RUNNING, deadline_ms=event.deadline_ms)
+        return _forward(definition, begun, 0, now_ms)
+    if operation is None or instance.state not in LIVE:
+        raise IllegalTransition(f"{event!r} in {instance.state}: nothing is in work")
+    if (operation.until_ms is not None) is not isinstance(event, Due):
+        raise IllegalTransition(f"{event!r} while {'waiting' if operation.until_ms is not None else 'calling'}")
+    if isinstance(event, Due):
+        return _due(definition, instance, operation, now_ms)
+    return _answered(definition, instance, operation, event, now_ms)
+
+
+def _answered(
+    definition: Definition,
+    instance: Instance,
+    operation: Operation,
+    event: Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Withdrawn,
+    now_ms: int,
+) -> Transition:
+    """What became of the call in flight."""
+    match event:
+        case Succeeded(result):
+            return _succeeded(definition, instance, operation, result, now_ms)
+        case Failed(error, unknown, random, retry_after_ms):
+            met = replace(operation, unknown=operation.unknown or unknown)
+            return _retry(definition, instance, met, error, random, retry_after_ms, now_ms)
+        case Rejected(error, random):
+            return _rejected(definition, instance, operation, error, random, now_ms)
+        case Resumed():
+            return _resumed(definition, instance, operation, now_ms)
+        case Withdrawn():
+            waiting = replace(operation, calls=operation.calls - 1, until_ms=now_ms)
+            return replace(instance, operation=waiting), Wait(now_ms)
+        case Misconfigured(error):
+            return _parked(instance, f"{_name(definition, operation)}: {error}")
+        case Unusable(error) if not operation.undo:
+            kept = _with_happened(definition, instance, operation.step, {})
+            return _parked(kept, f"{_name(definition, operation)} succeeded, but {error}")
+        case Unusable():
+            return _succeeded(definition, instance, operation, {}, now_ms)
+
+
+def request_body(definition: Definition, instance: Instance, saga_id: str) -> bytes:
+    """The body of the call that `instance` has in flight, as the call contract defines it."""
+    operation = instance.operation
+    assert operation is not None
+    step = definition.steps[operation.step]
+    body = {"saga_id": saga_id, "step": step.name, "context": instance.context, "data": step.data}
+    if operation.undo:
+        body["result"] = instance.happened[-1].result
+    return orjson.dumps(body)
+
+
+def idempotency_key(definition: Definition, saga_id: str, call: Call) -> str:
+    """The same for every call of one operation; the last part would only rise by a person's verb."""
+    return f"{saga_id}:{definition.steps[call.step].name}:{'undo' if call.undo else 'do'}:1"
+
+
+def context_problem(context: Mapping[str, Any]) -> str | None:
+    """Why a context cannot be kept, or None."""
+    if RESERVED in context:
+        return f"the name {RESERVED!r} is reserved for the whole context: rename the member"
+    size = len(orjson.dumps(context))
+    if size > CONTEXT_LIMIT_BYTES:
+        return (
+            f"the context would have {size} bytes, {CONTEXT_LIMIT_BYTES} are allowed: keep identifiers in it, not data"
+        )
+    return None
+
+
+def _forward(definition: Definition, instance: Instance, first: int, now_ms: int) -> Transition:
+    """Begin the first step from index `first` on whose condition holds."""
+    variables: dict[str, Any] | None = None
+    for index in range(first, len(definition.steps)):
+        step = definition.steps[index]
+        if step.condition is not None:
+            variables = variables or {**instance.context, RESERVED: instance.context}
+            try:
+                if not step.condition.holds(variables):
+                    continue
+            except ExpressionError as error:
+                return _parked(replace(instance, operation=None), str(error))
+        if _overdue(instance, now_ms):
+            return _backward(definition, instance, f"the deadline passed before step {step.name!r} began")
+        return _call(definition, replace(instance, operation=Operation(index, undo=False)), first=True)
+    return replace(instance, state=State.COMPLETED, operation=None), _END
+
+
+def _backward(definition: Definition, instance: Instance, error: str = "") -> Transition:
+    """Undo the newest step that may have happened and has a compensation."""
+    happened = instance.happened
+    while happened and definition.steps[happened[-1].step].compensation is None:
+        happened = happened[:-1]
+    error = error or instance.error
+    if not happened:
+        ended = replace(instance, state=State.COMPENSATED, happened=(), operation=None, error=error)
+        return ended, _END
+    operation = Operation(happened[-1].step, undo=True)
+    undoing = replace(instance, state=State.COMPENSATING, happened=happened, operation=operation, error=error)
+    return _call(definition, undoing, first=True)
+
+
+def _call(definition: Definition, instance: Instance, *, first: bool) -> Transition:
+    operation = instance.operation
+    assert operation is not None
+    not_after_ms = None if operation.undo or instance.beyond_pivot else instance.deadline_ms
+    timeout_ms = definition.steps[operation.step].timeout_ms
+    return instance, Call(operation.step, operation.undo, timeout_ms, not_after_ms, first)
+
+
+def _succeeded(
+    definition: Definition, instance: Instance, operation: Operation, result: Mapping[str, Any], now_ms: int
+) -> Transition:
+    if operation.undo:
+        return _backward(definition, replace(instance, happened=instance.happened[:-1]))
+    after = _with_happened(definition, instance, operation.step, result)
+    if result:
+        context = {**instance.context, **result}
+        if problem := context_problem(context):
+            return _parked(after, f"{_name(definition, operation)} succeeded, but {problem}")
+        after = replace(after, context=context)
+    return _forward(definition, after, operation.step + 1, now_ms)
+
+
+def _rejected(
+    definition: Definition, instance: Instance, operation: Operation, error: str, random: float, now_ms: int
+) -> Transition:
+    if operation.undo or instance.beyond_pivot:
+        return _retry(definition, instance, operation, error, random, None, now_ms)
+    cause = f"{_name(definition, operation)} was refused: {error}"
+    step = definition.steps[operation.step]
+    # An earlier call of unknown outcome may still take effect late. Its undo is harmless if it does not.
+    if operation.unknown and step.compensation is not None:
+        return _backward(definition, _with_doubt(instance, operation.step), cause)
+    return _backward(definition, instance, cause)
+
+
+def _retry(
+    definition: Definition,
+    instance: Instance,
+    operation: Operation,
+    error: str,
+    random: float,
+    retry_after_ms: int | None,
+    now_ms: int,
+) -> Transition:
+    """Wait for the next call, or give up when budget or time are used up."""
+    policy = _policy(definition, operation)
+    overdue = not operation.undo and _overdue(instance, now_ms)
+    if overdue or not policy.allows(operation.calls):
+        return _exhausted(definition, instance, operation, error)
+    until_ms = now_ms + delay_ms(policy, operation.calls, random, retry_after_ms)
+    if not operation.undo and not instance.beyond_pivot:
+        until_ms = min(until_ms, instance.deadline_ms)
+    waiting = replace(operation, until_ms=until_ms, error=error)
+    return replace(instance, operation=waiting), Wait(until_ms)
+
+
+def _due(definition: Definition, instance: Instance, operation: Operation, now_ms: int) -> Transition:
+    if not operation.undo and _overdue(instance, now_ms):
+        return _exhausted(definition, instance, operation, operation.error or "the deadline passed")
+    calling = replace(operation, calls=operation.calls + 1, until_ms=None)
+    return _call(definition, replace(instance, operation=calling), first=False)
+
+
+def _resumed(definition: Definition, instance: Instance, operation: Operation, now_ms: int) -> Transition:
+    again = replace(operation, unknown=True, resumed=operation.resumed + 1)
+    if again.resumed > RESUME_LIMIT:
+        return _parked(
+            replace(instance, operation=again),
+            f"{_name(definition, operation)} was in flight when its worker ended, {again.resumed} times: it may kill workers",
+        )
+    if not again.undo and _overdue(instance, now_ms):
+        return _exhausted(definition, instance, again, "its worker ended, and the deadline passed")
+    return _call(definition, replace(instance, operation=again), first=False)
+
+
+def _exhausted(definition: Definition, instance: Instance, operation: Operation, error: str) -> Transition:
+    """No further call: go back where that is allowed, else park."""
+    step = definition.steps[operation.step]
+    times = f"{operation.calls} call{'' if operation.calls == 1 else 's'}"
+    cause = f"{_name(definition, operation)} failed after {times}: {error}"
+    kept = replace(instance, operation=operation)
+    if operation.undo or instance.beyond_pivot:
+        return _parked(kept, f"{instance.error}; {cause}" if operation.undo and instance.error else cause)
+    if not operation.unknown:
+        return _backward(definition, kept, cause)
+    if step.pivot and step.compensation is None:
+        return _parked(kept, f"{cause}; the pivot may have happened and cannot be undone")
+    return _backward(definition, _with_doubt(kept, operation.step), cause)
+
+
+def _parked(instance: Instance, error: str) -> Transition:
+    return replace(instance, state=State.PARKED, error=error), _END
+
+
+def _with_happened(definition: Definition, instance: Instance, step: int, result: Mapping[str, Any]) -> Instance:
+    return replace(
+        instance,
+        happened=(*instance.happened, Happened(step, result)),
+        beyond_pivot=instance.beyond_pivot or definition.steps[step].pivot,
+    )
+
+
+def _with_doubt(instance: Instance, step: int) -> Instance:
+    """The outcome of the step's calls is unknown: it may have happened."""
+    return replace(instance, happened=(*instance.happened, Happened(step, None)))
+
+
+def _overdue(instance: Instance, now_ms: int) -> bool:
+    return not instance.beyond_pivot and now_ms >= instance.deadline_ms
+
+
+def _policy(definition: Definition, operation: Operation) -> RetryPolicy:
+    return definition.undo_retry if operation.undo else definition.steps[operation.step].retry
+
+
+def _name(definition: Definition, operation: Operation) -> str:
+    name = definition.steps[operation.step].name
+    return f"undo of {name}" if operation.undo else name
