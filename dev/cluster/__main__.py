@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dev.cluster import environment, image_tasks, images, leftovers, network, packages, status, teardown, up
+from dev.cluster import environment, images, leftovers, network, packages, status, teardown, up
 from dev.cluster.errors import ClusterError
+from dev.cluster.image_tasks import ImageBuild
 from dev.cluster.layout import Layout
 from dev.cluster.progress import Progress
 from dev.cluster.tasks import Task, run_tasks
@@ -40,7 +41,8 @@ def _up(layout: Layout, options: argparse.Namespace) -> int:
         needed = packages.SERVERS | packages.KUBERNETES | packages.IMAGES
         tasks = [*up.cluster_tasks(layout), up.packages_task(needed), *up.server_tasks(layout, SERVERS, bridge=True)]
         if options.images:
-            tasks += [*image_tasks.build_tasks(layout), image_tasks.load_task(layout, "containerd")]
+            build = ImageBuild(layout)
+            tasks += [*build.tasks(), build.load_task("containerd")]
     with _locked(layout), Progress(len(tasks)) as progress:
         run_tasks(tasks, progress)
     return 0
@@ -49,13 +51,15 @@ def _up(layout: Layout, options: argparse.Namespace) -> int:
 def _images(layout: Layout, options: argparse.Namespace) -> int:
     up.require_root()
     running = images.is_loadable(layout)
-    tasks = [up.packages_task(packages.IMAGES), *image_tasks.build_tasks(layout)]
+    build = ImageBuild(layout, servers=options.servers)
+    needed = packages.IMAGES | (packages.SERVERS if options.servers else {})
+    tasks = [up.packages_task(needed), *build.tasks()]
     if options.context:
-        tasks.append(image_tasks.context_task(layout, options.context))
+        tasks.append(build.context_task(options.context))
     if options.archive:
-        tasks.append(image_tasks.archive_task(layout, options.archive))
+        tasks.append(build.archive_task(options.archive))
     if running:
-        tasks.append(image_tasks.load_task(layout))
+        tasks.append(build.load_task())
     with _locked(layout), Progress(len(tasks)) as progress:
         run_tasks(tasks, progress)
     print(layout.images_json.read_text(), end="")
@@ -131,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("images", help="build our images; load them when the cluster runs")
     command.add_argument("--context", type=Path, metavar="DIR", help="also write the build context for `docker build`")
     command.add_argument("--archive", type=Path, metavar="FILE", help="also write all images for `docker load`")
+    command.add_argument("--servers", action="store_true", help="also images of Postgres and Kafka, to run as pods")
     command.set_defaults(act=_images)
     commands.add_parser("down", help="stop everything; nothing live stays").set_defaults(act=_down)
     commands.add_parser("purge", help="down, and drop images and logs").set_defaults(act=_purge)

@@ -2,17 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from dev.cluster import content_store, daemons, wheels
+from dev.cluster import content_store, daemons, kafka, server_images, wheels
 from dev.cluster.archive import Image, Layer, known_layer, tree, write_archive, write_layer
 from dev.cluster.dockerfile import Copy, Recipe, parse
 from dev.cluster.files import digest_of, made_whole, used, write_if_changed
 from dev.cluster.layout import REPOSITORY, Layout
+from dev.cluster.progress import Step
 from dev.cluster.wheels import Requirements
 
 DOCKERFILES: Final = REPOSITORY / "dev" / "images"
@@ -22,6 +23,7 @@ CODE: Final[Mapping[str, tuple[str, ...]]] = {
     "runtime": ("runtime/marty_msf",),
     "shop": ("examples/shop/shop",),
 }
+SERVERS: Final = tuple(server_images.PACKAGES)
 TARGET: Final = "/app/code"
 
 
@@ -48,10 +50,23 @@ def prepare_context(dependencies: Path, requirements: Requirements, layout: Layo
     return Context(directories)
 
 
-def build(context: Context, base: Layer, layout: Layout) -> dict[str, Image]:
-    """Every image by its full name, tag = content; also written to images.json for charts, demo and tests."""
-    images, names = {}, {}
-    for purpose in CODE:
+def add_servers(context: Context, base: Layer, layout: Layout, step: Step) -> Context:
+    """The context with what the images of Postgres and Kafka need."""
+    directories = dict(context.directories)
+    for name in SERVERS:
+        directories[f"servers/{name}"] = server_images.additions(name, base, layout, step)
+    jars, entrypoints = kafka.fetch(layout, step), DOCKERFILES / "entrypoints"
+    directories["servers/jars"] = (jars, jars.name)
+    directories["servers/config"] = (kafka.SOURCES, _tree_key(kafka.SOURCES))
+    directories["entrypoints"] = (entrypoints, _tree_key(entrypoints))
+    return Context(directories)
+
+
+def build(purposes: Iterable[str], context: Context, base: Layer, layout: Layout) -> dict[str, Image]:
+    """Images by full name, tag = content; the names go to images.json, too, for charts, demo and tests."""
+    images: dict[str, Image] = {}
+    names: dict[str, str] = json.loads(layout.images_json.read_text()) if layout.images_json.exists() else {}
+    for purpose in purposes:
         recipe = parse((DOCKERFILES / f"Dockerfile.{purpose}").read_text())
         image = assemble(recipe, context, base, layout)
         names[purpose] = f"localhost/marty-{purpose}:{image.key}"

@@ -11,7 +11,7 @@ from dev.cluster.files import digest_of, made_whole, write_if_changed
 from dev.cluster.layout import KAFKA_CLUSTER_PORT, KAFKA_CONTROLLER_PORT, KAFKA_PORT, LOOPBACK, NODE_IP, Layout
 from dev.cluster.progress import Step
 
-SOURCES: Final = Path(__file__).parent / "kafka"
+SOURCES: Final = Path(__file__).parent / "broker"
 CLUSTER_ID: Final = "bWFydHktbG9jYWwta2Fma2"
 HEAP: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true")
 
