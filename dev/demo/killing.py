@@ -20,6 +20,7 @@ ACTIVE_NEEDED: Final = 20
 #: The kill waits for some more, because sagas go on ending until it strikes.
 ACTIVE_WANTED: Final = 40
 POLL_SECONDS: Final = 0.01
+STARTED_SECONDS: Final = 30.0
 REPLACED_SECONDS: Final = 60.0
 
 
@@ -51,15 +52,14 @@ def _one_of_each(kubectl: Kubectl) -> list[Pod]:
 async def _kill(
     target: Target, database: asyncpg.Connection, pods: Sequence[Pod], orders: asyncio.Task[list[str]]
 ) -> Killed:
-    most = 0
-    deadline = None
-    while (before := await active_sagas(database)) < ACTIVE_WANTED:
-        most = max(most, before)
-        if orders.done() and deadline is None:
-            deadline = time.monotonic() + REPLACED_SECONDS
-        if deadline is not None and (time.monotonic() > deadline or 0 < before < most):
-            break
+    before = most = await active_sagas(database)
+    deadline = time.monotonic() + STARTED_SECONDS
+    while not strike(before, most, all_placed=orders.done()):
+        if time.monotonic() > deadline:
+            raise ClusterError(f"only {before} sagas started within {STARTED_SECONDS:.0f} s of the burst")
         await asyncio.sleep(POLL_SECONDS)
+        before = await active_sagas(database)
+        most = max(most, before)
     await asyncio.to_thread(target.kill, pods)
     after = await active_sagas(database)
     if min(before, after) < ACTIVE_NEEDED:
@@ -68,6 +68,11 @@ async def _kill(
             "the burst is too small for this machine"
         )
     return Killed(tuple(pod.name for pod in pods), before, after)
+
+
+def strike(active: int, most: int, *, all_placed: bool) -> bool:
+    """Whether to kill now: enough sagas are active, or there will not be more of them. Pure."""
+    return active >= ACTIVE_WANTED or (all_placed and active < most)
 
 
 def _await_replaced(kubectl: Kubectl, killed: Sequence[Pod]) -> None:
