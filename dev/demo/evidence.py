@@ -27,8 +27,9 @@ ENTRIES: Final = "SELECT order_id, amount_cents FROM payments.entries"
 ENQUEUED: Final = "SELECT sequence, event_id::text AS event_id, order_id FROM ledger.enqueued"
 SUMMARIES: Final = "SELECT order_id, customer_id, status, total_cents FROM public.order_summary"
 INSTANCES: Final = "SELECT business_key, state FROM marty.saga_instance WHERE resource = $1"
-UNENDED: Final = """
-SELECT count(*) FROM marty.saga_instance WHERE resource = $1 AND state NOT IN ('Completed', 'Compensated')
+ACTIVE: Final = """
+SELECT count(*) FROM marty.saga_instance
+ WHERE resource = $1 AND state IN ('Pending', 'Running', 'Compensating')
 """
 UNTOLD: Final = """
 SELECT (SELECT count(*) FROM orders.orders)
@@ -44,7 +45,7 @@ async def order_ids(database: asyncpg.Connection) -> frozenset[str]:
 
 async def active_sagas(database: asyncpg.Connection) -> int:
     """Instances that have begun and not ended."""
-    return int(await database.fetchval(UNENDED, SAGA))
+    return int(await database.fetchval(ACTIVE, SAGA))
 
 
 async def unfinished(database: asyncpg.Connection) -> int:
