@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -72,6 +72,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
 
 TestSchedule = ScheduleMachine.TestCase
+TestSchedule.settings = settings(max_examples=40, stateful_step_count=30)
 
 
 @given(failures=st.integers(1, 10_000), spread=st.floats(0, 1, exclude_max=True))

@@ -1,0 +1,234 @@
+"""The operator against an API server that fails, and against its own death after each single write.
+
+These tests run the operator as a process of their own behind a proxy, in namespaced mode; the installed one is scaled to 0.
+"""
+
+import asyncio
+import json
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.test_operator import spec
+from tests.support.api_proxy import ApiProxy, Call, Fault, api_proxy
+from tests.support.cluster import Cluster
+from tests.support.processes import Process, free_port, running
+from tests.support.space import REPORT_SECONDS, Space, condition
+from tests.support.waiting import eventually
+
+OPERATOR_POD = "app.kubernetes.io/name=marty-operator"
+#: Enough for several backoffs of a pass that fails three times out of ten at each call.
+CHAOS_SECONDS = 90.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nobody_else(cluster: Cluster, operator: str) -> Iterator[None]:
+    """The installed operator must not do the work that these tests watch."""
+    deployment = ("-n", operator, "deployment/marty-operator")
+    cluster.kubectl("scale", *deployment, "--replicas=0")
+    cluster.kubectl("-n", operator, "wait", "--for=delete", "pod", "-l", OPERATOR_POD, "--timeout=60s")
+    yield
+    cluster.kubectl("scale", *deployment, "--replicas=1")
+    cluster.kubectl("rollout", "status", *deployment, "--timeout=90s")
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """How to start operators that reach the API server through `proxy` and serve one namespace."""
+
+    proxy: ApiProxy
+    directory: Path
+    image: str
+    namespace: str
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Process]:
+        environment = {
+            "KUBECONFIG": str(self.directory / "kubeconfig"),
+            "NO_PROXY": "*",
+            "MARTY_NAMESPACE": self.namespace,
+            "MARTY_WATCH_NAMESPACES": self.namespace,
+            "MARTY_RUNTIME_IMAGE": self.image,
+            "MARTY_HTTP_HOST": "127.0.0.1",
+            "MARTY_HEALTH_PORT": str(free_port()),
+            "MARTY_METRICS_PORT": str(free_port()),
+        }
+        async with running(["-m", "marty_operator"], self.directory / "operator.log", environment) as process:
+            yield process
+
+
+@pytest.fixture
+async def private(space: Space, cluster: Cluster, images: dict[str, str], tmp_path: Path) -> AsyncIterator[Operator]:
+    async with api_proxy(cluster, tmp_path) as proxy:
+        yield Operator(proxy, tmp_path, images["runtime"], space.namespace)
+
+
+def idle(space: Space, **more: Any) -> dict[str, Any]:
+    """A relay without pods: what is tested here is what the operator writes."""
+    return spec("OutboxRelay", space, "", **{"replicas": 0, **more})
+
+
+async def applied(space: Space, name: str, batch: int, seconds: float) -> None:
+    """Until the objects and the status of the relay say `batchSize` is `batch`."""
+
+    def in_config(found: dict[str, Any]) -> bool:
+        return bool(found) and json.loads(found["data"]["config.json"])["spec"]["batchSize"] == batch
+
+    await space.until("configmap", f"{name}-relay", in_config, seconds)
+    await space.until("deployment", f"{name}-relay", bool, seconds)
+    await space.until_condition("OutboxRelay", name, "Reconciling", "False", seconds=seconds)
+
+
+async def test_errors_drops_and_delays_lose_no_edit(space: Space, database: str, private: Operator) -> None:
+    dice, met = random.Random(7), set[int]()
+
+    def faults(call: Call) -> Fault | None:
+        # Answers that got lost are the hardest: the write happened and the operator does not know.
+        if call.watch or dice.random() > 0.3:
+            return None
+        fault = dice.choice(
+            [
+                *(Fault(status=status) for status in (429, 409, 500, 503, 504)),
+                Fault(),
+                Fault(delay=0.5),
+                Fault(lost_answer=True),
+            ]
+        )
+        met.add(fault.status)
+        return fault
+
+    private.proxy.faults = faults
+    names = [f"relay-{index}" for index in range(6)]
+    async with private.running():
+        for name in names:
+            await space.apply("OutboxRelay", name, idle(space))
+        for batch in (11, 12, 13):
+            for name in names:
+                await space.apply("OutboxRelay", name, idle(space, batchSize=batch))
+        for name in names:
+            await applied(space, name, 13, CHAOS_SECONDS)
+    assert met >= {0, 429, 409, 500}, "the dice must have shown these faults"
+
+
+async def test_watches_that_end_with_410_or_break_lose_nothing(space: Space, database: str, private: Operator) -> None:
+    watches = 0
+
+    def faults(call: Call) -> Fault | None:
+        nonlocal watches
+        watches += call.watch
+        return Fault(status=410 if watches % 2 else 500) if call.watch and watches < 20 else None
+
+    private.proxy.faults = faults
+    async with private.running():
+        await eventually(lambda: asyncio.sleep(0, watches), lambda count: count >= 6, seconds=30)
+        await space.apply("OutboxRelay", "orders", idle(space, batchSize=21))
+        await applied(space, "orders", 21, 30)
+
+
+async def test_an_edit_is_noticed_while_every_watch_is_silent(space: Space, database: str, private: Operator) -> None:
+    async with private.running():
+        await space.apply("OutboxRelay", "orders", idle(space))
+        await applied(space, "orders", 500, 30)
+        private.proxy.flowing.clear()
+        await space.apply("OutboxRelay", "orders", idle(space, batchSize=31))
+        await applied(space, "orders", 31, 2 * REPORT_SECONDS)
+
+
+async def test_a_settled_resource_is_not_written_again(space: Space, database: str, private: Operator) -> None:
+    async with private.running():
+        await space.apply("OutboxRelay", "orders", idle(space))
+        await applied(space, "orders", 500, 30)
+        passes = len(private.proxy.calls)
+        # Three more passes read the resource; none of them has anything to write.
+        await eventually(lambda: reads(private.proxy, passes), lambda count: count >= 3, seconds=60, every=0.2)
+        assert [call.path for call in private.proxy.calls[passes:] if call.method != "GET"] == []
+
+
+async def reads(proxy: ApiProxy, since: int) -> int:
+    return sum(call.path.endswith("/outboxrelays/orders") for call in proxy.calls[since:])
+
+
+@pytest.mark.timeout(600)
+async def test_killed_after_any_of_its_writes_it_converges(space: Space, database: str, private: Operator) -> None:
+    reference = await shape_after(space, database, private, "reference", kill_at=0)
+    writes = reference.pop("writes")
+    assert {"configmaps", "deployments", "jobs", "secrets", "serviceaccounts", "services", "status"} <= set(writes)
+    for gap in range(1, len(writes) + 1):
+        found = await shape_after(space, database, private, f"gap-{gap:02}", kill_at=gap)
+        assert found.pop("killed") == gap, f"no operator was killed after write {gap} ({writes[gap - 1]})"
+        assert found.pop("writes")
+        assert found == {key: value for key, value in reference.items() if key != "killed"}
+
+
+async def shape_after(space: Space, database: str, private: Operator, name: str, kill_at: int) -> dict[str, Any]:
+    """Bring a saga of this name up and tell its shape and the operator's writes.
+
+    The first operator is killed with -9 after write number `kill_at`, before it learns of that write's success; 0 lets
+    it live. A second one then starts in any case.
+    """
+    writes: list[str] = []
+    killed = 0
+    await space.write_secret(f"db-{name}", "uri", f"{database}?application_name={name}")
+    wanted = spec("Saga", space, "") | {"database": {"urlSecretRef": {"name": f"db-{name}"}}}
+    async with private.running() as first:
+        # The key of the hashes is made once per installation, before any resource is looked at.
+        await eventually(lambda: space.find("secret", "marty-operator-hash-key"), seconds=30)
+
+        def after(call: Call) -> None:
+            nonlocal killed
+            if call.method == "GET" or killed:
+                return
+            writes.append(object_of(call.path))
+            if len(writes) == kill_at:
+                first.send(signal.SIGKILL)
+                killed = kill_at
+
+        private.proxy.after = after
+        await space.apply("Saga", name, wanted)
+        if kill_at:
+            await first.wait(60)
+        else:
+            await complete(space, name)
+    private.proxy.after = lambda _: None
+    async with private.running():
+        shape = await complete(space, name)
+    await space.kubectl("delete", "saga", name, "--wait=false")
+    return {**shape, "writes": writes, "killed": killed}
+
+
+def object_of(path: str) -> str:
+    """What a write is about: `status`, or the plural of a kind."""
+    parts = path.split("/")
+    return parts[-1] if parts[-1] in ("status", "events", "secrets") else parts[-2]
+
+
+async def complete(space: Space, name: str) -> dict[str, Any]:
+    """The saga's objects once all are there and its status speaks of them, without what differs by name."""
+    parts: dict[str, Any] = {}
+    for kind in ("serviceaccount", "configmap", "service", "deployment"):
+        parts[kind] = await space.until(kind, f"{name}-saga", bool, 60)
+    token = (await space.until("secret", f"{name}-saga", bool))["data"]["token"]
+    assert len(token) > 40
+    resource = await space.until(
+        "Saga", name, lambda found: condition(found, "Ready").get("reason") not in (None, "Pending")
+    )
+    template = parts["deployment"]["spec"]["template"]
+    shape: dict[str, Any] = json.loads(
+        json.dumps(
+            {
+                "config": parts["configmap"]["data"],
+                "containers": template["spec"]["containers"],
+                "labels": template["metadata"]["labels"],
+                "ports": parts["service"]["spec"]["ports"],
+                "observed": resource["status"]["observedGeneration"],
+                "owners": [part["metadata"]["ownerReferences"][0]["kind"] for part in parts.values()],
+            }
+        ).replace(name, "NAME")
+    )
+    return shape
