@@ -45,6 +45,8 @@ def api_server(directory: Path) -> Iterator[Cluster]:
         *("--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", str(key)),
         *("--service-account-signing-key-file", str(key), "--service-cluster-ip-range", "10.96.0.0/16"),
         *("--token-auth-file", f"{directory}/tokens.csv", "--authorization-mode", "RBAC"),
+        # A cache that is being built while its definition goes away can hold up the definition's end for minutes.
+        "--watch-cache=false",
     ]
     cluster = Cluster(_kubeconfig(directory, port, token), programs)
     with ExitStack() as stack:
