@@ -44,6 +44,7 @@ def _up(layout: Layout, options: argparse.Namespace) -> int:
             build = ImageBuild(layout)
             tasks += [*build.tasks(), build.load_task("containerd")]
     with _locked(layout), Progress(len(tasks)) as progress:
+        teardown.end_unrecorded(layout)
         run_tasks(tasks, progress)
     return 0
 

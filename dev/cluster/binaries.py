@@ -84,6 +84,7 @@ def build(program: Program, layout: Layout, step: Step) -> Path:
             "build",
             "-v",
             "-trimpath",
+            "-buildvcs=false",
             "-ldflags",
             program.linker_flags,
             "-o",

@@ -22,7 +22,7 @@ class ImageBuild:
         """To be run with the task `packages`, whose debootstrap the base needs."""
         return [
             Task("base", "image base (Debian and Python)", self._base, ("packages",)),
-            Task("wheels", "Python packages of the images", self._wheels),
+            Task("wheels", "Python packages of the images", self._wheels, ("packages",)),
             Task("images", "images", self._images, ("base", "wheels")),
         ]
 

@@ -1,5 +1,6 @@
 """What of the cluster is live on this machine, by looking at the machine and not at our records."""
 
+import shutil
 from pathlib import Path
 
 from dev.cluster import network, teardown
@@ -27,11 +28,13 @@ def is_cluster_route(line: str) -> bool:
 
 
 def _rules(tool: str) -> list[str]:
-    try:
-        saved = run([f"{tool}-save"])
-    except FileNotFoundError:
+    if shutil.which(f"{tool}-save") is None:
         return []
-    return [line for line in saved.splitlines() if line.startswith((":", "-")) and network.is_cluster_rule(line)]
+    return [
+        line
+        for line in run([f"{tool}-save"]).splitlines()
+        if line.startswith((":", "-")) and network.is_cluster_rule(line)
+    ]
 
 
 def _sysctls_are_changed(layout: Layout) -> bool:

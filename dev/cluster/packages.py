@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,11 @@ KUBERNETES: Final = {
     "openssl": "certificates",
     "kmod": "loads br_netfilter and overlay where they are modules",
 }
-IMAGES: Final = {"debootstrap": "the base of the images"}
+IMAGES: Final = {"debootstrap": "the base of the images"} | (
+    {} if find_spec("ensurepip") else {"python3-venv": "pip, for the images' Python packages"}
+)
+# Somebody else's apt may be at work; wait for it rather than fail.
+PATIENT: Final = ("-o", "DPkg::Lock::Timeout=300")
 # Exit code 101 tells Debian's install scripts not to start the packages' own services beside ours.
 NO_SERVICES: Final = "#!/bin/sh\nexit 101\n"
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -57,13 +62,13 @@ def install(wanted: dict[str, str], step: Step) -> None:
     step.note("apt-get update")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
     remedy = "Check the machine's apt sources, then run the same command again: it goes on where it stopped."
-    run(["apt-get", "-q", "update"], environment=environment, remedy=remedy)
+    run(["apt-get", "-q", *PATIENT, "update"], environment=environment, remedy=remedy)
     own_policy = not POLICY.exists()
     if own_policy:
         write_if_changed(POLICY, NO_SERVICES, mode=0o755)
     try:
         follow(
-            ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", *names],
+            ["apt-get", "-q", "-y", *PATIENT, "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", *names],
             lambda line: step.note(line[:60]),
             environment=environment,
             remedy=remedy,

@@ -16,6 +16,10 @@ from dev.cluster.progress import Step
 PACKAGES: Final = {"postgres": "postgresql-15", "kafka": "openjdk-17-jre-headless"}
 # The users of the public images: manifests written for those fit ours.
 USERS: Final = {"postgres": ("postgres", 999), "kafka": ("kafka", 1000)}
+# The base has no manual pages, but the install scripts link into their directory.
+MISSED: Final = ("usr/share/man/man1",)
+# A server the package makes for itself; ours is made where the pod's volume is.
+UNWANTED: Final = ("var/lib/postgresql/15", "etc/postgresql/15")
 # The namespace takes the mount away with the last process, also after a kill.
 _IN_ROOT: Final = 'mount -t proc proc "$1/proc" && mount --bind /dev "$1/dev" && exec chroot "$@"'
 
@@ -23,7 +27,8 @@ _IN_ROOT: Final = 'mount -t proc proc "$1/proc" && mount --bind /dev "$1/dev" &&
 def additions(name: str, base: Layer, layout: Layout, step: Step) -> tuple[Path, str]:
     """The files that `PACKAGES[name]` and its dependencies add to the base, and a key of them."""
     package, (user, number) = PACKAGES[name], USERS[name]
-    key = digest_of(base.digest.encode(), package.encode(), f"{user}:{number} 1".encode())
+    texts = (base.digest, package, user, str(number), *MISSED, *UNWANTED)
+    key = digest_of(*(text.encode() for text in texts))
     target = layout.cache / "images" / "servers" / f"{name}-{key}"
     if target.exists():
         return used(target), key
@@ -46,6 +51,8 @@ def additions(name: str, base: Layer, layout: Layout, step: Step) -> tuple[Path,
 def _install(root: Path, package: str, step: Step) -> None:
     shutil.copyfile("/etc/resolv.conf", root / "etc" / "resolv.conf")
     write_if_changed(root / "usr" / "sbin" / "policy-rc.d", NO_SERVICES, mode=0o755)
+    for directory in MISSED:
+        (root / directory).mkdir(parents=True, exist_ok=True)
     environment = ["env", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
     install = ["apt-get", "-q", "-y", "--no-install-recommends", "-o", "Dpkg::Use-Pty=0", "install", package]
     for command in (["apt-get", "-q", "update"], install):
@@ -54,6 +61,8 @@ def _install(root: Path, package: str, step: Step) -> None:
             lambda line: step.note(line[:60]),
             remedy=f"{package} could not be installed into an image. Run the same command again.",
         )
+    for unwanted in UNWANTED:
+        remove(root / unwanted)
     (root / "usr" / "sbin" / "policy-rc.d").unlink()
     (root / "etc" / "resolv.conf").unlink()
 

@@ -18,6 +18,7 @@ CGROUPS: Final = Path("/sys/fs/cgroup")
 NAMESPACES: Final = Path("/run/netns")
 # Nobody may start or restart a container while containers are removed.
 STARTERS: Final = ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager")
+SHIM: Final = "containerd-shim-runc-v2"
 POD_GRACE_SECONDS: Final = 2.0
 # The next `up` starts with empty servers, so that a test or a demo can be repeated. Images stay, they cost most.
 DATA: Final = ("etcd", "kubelet", "podlogs", "ipam", "postgres", "kafka", "kube", "cfg", "run")
@@ -58,6 +59,15 @@ def end_strays(layout: Layout) -> None:
     daemons.end(strays, layout, seconds=5)
 
 
+def end_unrecorded(layout: Layout) -> None:
+    """Daemons whose start was cut off before their pid was written: a second start would meet their ports."""
+    known = {daemons.pid_of(name, layout) for name in daemons.recorded(layout)}
+    strays = [pid for pid in stray_processes(layout) if pid not in known and not _is_shim(pid)]
+    for pid in strays:
+        daemons.send(pid, signal.SIGTERM)
+    daemons.end(strays, layout, seconds=5)
+
+
 def stray_processes(layout: Layout) -> Iterator[int]:
     """Pids of our daemons and of containerd's shims; never of a person's editor or shell that names the directory."""
     for entry in Path("/proc").iterdir():
@@ -68,7 +78,7 @@ def stray_processes(layout: Layout) -> Iterator[int]:
 def is_daemon_command(arguments: list[str], layout: Layout) -> bool:
     """Whether a command line is one that only this package starts."""
     program = Path(arguments[0]).name
-    if program == "containerd-shim-runc-v2":
+    if program == SHIM:
         return str(layout.containerd_socket) in arguments
     if program.startswith("postgres") or program == "setpriv":
         return str(layout.state / "postgres") in arguments
@@ -130,11 +140,19 @@ def _is_zombie(pid: int) -> bool:
         return True
 
 
-def _is_program_of_ours(entry: Path, layout: Layout) -> bool:
+def _is_shim(pid: int) -> bool:
+    return SHIM.encode() in _command(Path(f"/proc/{pid}"))
+
+
+def _command(process: Path) -> bytes:
     try:
-        arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        return (process / "cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return b""
+
+
+def _is_program_of_ours(entry: Path, layout: Layout) -> bool:
+    arguments = _command(entry).decode(errors="replace").split("\0")
     return int(entry.name) != os.getpid() and is_daemon_command(arguments, layout)
 
 

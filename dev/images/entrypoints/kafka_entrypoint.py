@@ -34,4 +34,5 @@ def main() -> None:
     os.execvp("java", [*java, "kafka.Kafka", str(CONFIG)])
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -38,4 +38,5 @@ def main() -> None:
     os.execvp("postgres", ["postgres", "-D", str(data), *settings, *sys.argv[1:]])
 
 
-main()
+if __name__ == "__main__":
+    main()
