@@ -6,7 +6,9 @@ and need finalizers that would hang a namespace while the operator is away.
 
 import asyncio
 import base64
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -19,6 +21,8 @@ from marty_operator.cluster import FIELD_MANAGER, load_configuration
 from marty_operator.plan.labels import KIND, NAME, OURS
 from marty_operator.resource import Key
 
+logger = logging.getLogger(__name__)
+
 #: Group, version and plural of what resources own and what is watched for drift. Never Pods and never Secrets.
 OWNED: Final = (
     ("apps", "v1", "deployments"),
@@ -28,6 +32,8 @@ OWNED: Final = (
 )
 #: The token of a service account is replaced about hourly; kopf asks again this often.
 LOGIN_AGAIN: Final = timedelta(minutes=10)
+
+START_AGAIN_SECONDS: Final = 2.0
 
 OnResource = Callable[[Key, int | None], None]
 Handler = Callable[..., Coroutine[Any, Any, None]]
@@ -64,21 +70,30 @@ def settings(namespaced: bool) -> kopf.OperatorSettings:
 async def watch(
     handlers: kopf.OperatorRegistry, namespaces: Sequence[str], stop: asyncio.Event, ready: asyncio.Event
 ) -> None:
-    """Until `stop` or a signal; sets `stop` when it ends, so that nothing goes on blind."""
-    try:
-        await kopf.operator(
-            registry=handlers,
-            settings=settings(namespaced=bool(namespaces)),
-            # Else kopf asks for the user's name, which the uid of a container need not have.
-            identity=cast("Any", FIELD_MANAGER),
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=list(namespaces),
-            stop_flag=stop,
-            ready_flag=ready,
-        )
-    finally:
-        stop.set()
+    """Until `stop` or a signal, which sets `stop`; `ready` is set while kopf watches.
+
+    kopf ends with an error when the API server fails at the wrong moment. It is started again here: leaving that to
+    Kubernetes would mean minutes of back-off just after an outage. Meanwhile passes go on by themselves.
+    """
+    while not stop.is_set():
+        try:
+            await kopf.operator(
+                registry=handlers,
+                settings=settings(namespaced=bool(namespaces)),
+                # Else kopf asks for the user's name, which the uid of a container need not have.
+                identity=cast("Any", FIELD_MANAGER),
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=list(namespaces),
+                stop_flag=stop,
+                ready_flag=ready,
+            )
+            stop.set()
+        except Exception as error:
+            logger.warning("the watches ended and are started again: %s: %s", type(error).__name__, error)
+            ready.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), START_AGAIN_SECONDS)
 
 
 async def login(**__: Any) -> kopf.ConnectionInfo:

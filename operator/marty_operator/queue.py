@@ -141,6 +141,9 @@ class WorkQueue:
     async def _one(self, key: Key, reconcile: Callable[[Key], Awaitable[float | None]]) -> None:
         try:
             after = await reconcile(key)
+        except asyncio.CancelledError:
+            self._schedule.fail(key, self._now(), self._spread())
+            raise
         except Exception as error:  # one bad resource must not harm another, whatever it did
             wait = self._schedule.fail(key, self._now(), self._spread())
             known = getattr(error, "retryable", None)

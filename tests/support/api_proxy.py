@@ -71,7 +71,7 @@ class ApiProxy:
         assert self._session is not None
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         async with self._session.request(
-            request.method, self._upstream + request.path_qs, headers=headers, data=await request.read()
+            request.method, self._upstream + request.path_qs, headers=headers, data=await request.read() or None
         ) as answer:
             if call.watch and answer.status == 200:
                 return await self._stream(request, answer)
