@@ -54,6 +54,10 @@ class ContextCluster:
     def url(self, service: str) -> str:
         return f"http://127.0.0.1:{self._forward(f'service/{service}', '80')}"
 
+    def advice(self, service: str) -> str:
+        forward = ["port-forward", "-n", NAMESPACE, f"service/{service}", "8080:80"]
+        return f"http://127.0.0.1:8080 after `{' '.join(['kubectl', *self.kubectl.options, *forward])}`"
+
     def kill(self, pods: Sequence[Pod]) -> None:
         """From outside the node the nearest thing to -9: no grace, no handing back."""
         self.kubectl.run(

@@ -64,7 +64,7 @@ async def run(target: Target, progress: Progress, load: Load = Load()) -> Report
         latency=took,
         checks=check_all(facts),
         resources=resources,
-        shop_url=shop.url,
+        shop_address=await asyncio.to_thread(target.advice, "order-service"),
     )
 
 

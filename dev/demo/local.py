@@ -45,6 +45,9 @@ class LocalCluster:
         found = self.kubectl.json("get", "service", service, "-n", NAMESPACE)
         return f"http://{found['spec']['clusterIP']}"
 
+    def advice(self, service: str) -> str:
+        return self.url(service)
+
     def kill(self, pods: Sequence[Pod]) -> None:
         """The containers are processes of this machine: all are looked up first, then ended together."""
         found = {pod.name: container_processes(pod.container_id, PROC) for pod in pods}

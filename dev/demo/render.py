@@ -26,7 +26,7 @@ class Report:
     latency: Latency | None
     checks: tuple[Check, ...]
     resources: str
-    shop_url: str
+    shop_address: str
 
     @property
     def ok(self) -> bool:
@@ -49,7 +49,7 @@ def as_text(report: Report) -> str:
         "",
         *check_table(report.checks),
         "",
-        f"The shop runs at {report.shop_url}; try: kubectl edit saga order-processing -n shop",
+        f"The shop runs at {report.shop_address}; try: kubectl edit saga order-processing -n shop",
     ]
     return "\n".join(lines)
 

@@ -58,7 +58,10 @@ class Target(Protocol):
         """Make Postgres and Kafka reachable as Services of the shop's namespace, and from here."""
 
     def url(self, service: str) -> str:
-        """Base URL of a Service of the shop's namespace, from here."""
+        """Base URL of a Service of the shop's namespace, from here, until `close`."""
+
+    def advice(self, service: str) -> str:
+        """How a person reaches the Service when the demo is over."""
 
     def kill(self, pods: Sequence[Pod]) -> None:
         """End the workers with -9, all at the same moment as nearly as possible."""

@@ -21,7 +21,7 @@ REPORT = Report(
     latency=Latency(412.0, 700.0, 901.0),
     checks=(GOOD,),
     resources="NAME  READY\nsaga  True\n",
-    shop_url="http://10.96.0.5",
+    shop_address="http://10.96.0.5",
 )
 
 
