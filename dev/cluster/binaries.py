@@ -70,6 +70,7 @@ def build(program: Program, layout: Layout, step: Step) -> Path:
     step.note("downloading modules")
     listed = run([go, "list", "-deps", program.package], directory=source, environment=environment)
     packages = len(listed.splitlines())
+    step.note(f"compiling and linking {packages} packages")
     built = 0
 
     def count(line: str) -> None:
