@@ -9,4 +9,7 @@ cluster-down: ## Stop the local cluster; nothing live stays
 cluster-status: ## Parts of the local cluster, their state and address
 	@$(CLUSTER) status
 
-.PHONY: cluster-up cluster-down cluster-status
+images: ## Build the images of the sources as they are; load them when the local cluster runs
+	@$(CLUSTER) images
+
+.PHONY: cluster-up cluster-down cluster-status images
