@@ -182,7 +182,7 @@ def request_body(definition: Definition, instance: Instance, saga_id: str) -> by
     operation = instance.operation
     assert operation is not None
     step = definition.steps[operation.step]
-    body = {"saga_id": saga_id, "step": step.name, "context": instance.context, "data": step.data}
+    body: dict[str, Any] = {"saga_id": saga_id, "step": step.name, "context": instance.context, "data": step.data}
     if operation.undo:
         body["result"] = instance.happened[-1].result
     return orjson.dumps(body)

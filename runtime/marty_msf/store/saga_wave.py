@@ -1,0 +1,106 @@
+"""The engine's hot write: one statement, one commit, for the transitions of many instances."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from asyncpg import Connection
+
+
+@dataclass(slots=True)
+class Wave:
+    """Columns of the statement's arrays: journal entries, and changes of state for some of the same instances."""
+
+    ids: list[UUID] = field(default_factory=list)
+    seqs: list[int] = field(default_factory=list)
+    lanes: list[int] = field(default_factory=list)
+    entries: list[bytes] = field(default_factory=list)
+    changed_ids: list[UUID] = field(default_factory=list)
+    changed_lanes: list[int] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+# `mask` has bit n set when lane n is still ours: one test per row instead of a join. A lane that was lost drops out and
+# takes its rows along; the other lanes' rows are written.
+WAVE: Final = """
+WITH held AS MATERIALIZED (
+    SELECT l.lane
+      FROM marty.lease AS l
+      JOIN unnest($4::integer[], $5::bigint[]) AS mine (lane, epoch) ON l.lane = mine.lane AND l.epoch = mine.epoch
+     WHERE l.scope = $2 AND l.holder = $3
+     ORDER BY l.lane FOR SHARE OF l
+), mask AS MATERIALIZED (
+    SELECT coalesce(bit_or(1::bigint << lane), 0) AS lanes FROM held
+), journaled AS (
+    INSERT INTO marty.saga_journal (id, seq, entry)
+    SELECT m.id, m.seq, m.entry
+      FROM unnest($6::uuid[], $7::integer[], $8::integer[], $9::bytea[]) AS m (id, seq, lane, entry)
+     WHERE ((SELECT lanes FROM mask) >> m.lane) & 1 = 1
+), changed AS (
+    UPDATE marty.saga_instance AS i
+       SET state = c.state,
+           error = nullif(c.error, ''),
+           ended_at = CASE WHEN c.state IN ('Completed', 'Compensated') THEN clock_timestamp() END
+      FROM unnest($10::uuid[], $11::integer[], $12::text[], $13::text[]) AS c (id, lane, state, error)
+     WHERE i.id = c.id AND ((SELECT lanes FROM mask) >> c.lane) & 1 = 1
+    RETURNING i.state, i.error, extract(epoch FROM i.ended_at - i.started_at) * 1000 AS duration_ms
+), counted AS (
+    INSERT INTO marty.saga_counter AS k
+           (resource, slot, completed, compensated, parked, duration_ms, last_error, last_error_at)
+    SELECT $1, $14,
+           count(*) FILTER (WHERE state = 'Completed'),
+           count(*) FILTER (WHERE state = 'Compensated'),
+           count(*) FILTER (WHERE state = 'Parked'),
+           coalesce(sum(duration_ms), 0),
+           max(error) FILTER (WHERE state <> 'Compensating'),
+           CASE WHEN count(error) FILTER (WHERE state <> 'Compensating') > 0 THEN clock_timestamp() END
+      FROM changed
+     WHERE state IN ('Completed', 'Compensated', 'Parked')
+    HAVING count(*) > 0
+    ON CONFLICT (resource, slot) DO UPDATE SET
+           completed = k.completed + excluded.completed,
+           compensated = k.compensated + excluded.compensated,
+           parked = k.parked + excluded.parked,
+           duration_ms = k.duration_ms + excluded.duration_ms,
+           last_error = coalesce(excluded.last_error, k.last_error),
+           last_error_at = coalesce(excluded.last_error_at, k.last_error_at)
+)
+SELECT lane FROM held
+"""
+
+
+async def write(
+    conn: Connection, wave: Wave, *, resource: str, scope: str, holder: str, epochs: Mapping[int, int]
+) -> frozenset[int]:
+    """Write the wave and commit it; returns the lanes that were still ours. Nothing of the others was written.
+
+    `epochs` names every lane of the wave. Raises asyncpg.UniqueViolationError, nothing written, when an instance is
+    further than the caller believes.
+    """
+    lanes = sorted(epochs)
+    rows = await conn.fetch(
+        WAVE,
+        resource,
+        scope,
+        holder,
+        lanes,
+        [epochs[lane] for lane in lanes],
+        wave.ids,
+        wave.seqs,
+        wave.lanes,
+        wave.entries,
+        wave.changed_ids,
+        wave.changed_lanes,
+        wave.states,
+        wave.errors,
+        lanes[0],
+    )
+    return frozenset(row[0] for row in rows)
+
+
+# The plan for these two statements must not depend on how small the tables were when the connection was young: with
+# arrays of unknown length over nearly empty tables the planner takes sequential scans, and keeps them while they grow.
+PLAN_FOR_INDEXES: Final = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
+PLAN_AS_USUAL: Final = "RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin"

@@ -1,0 +1,128 @@
+"""Calls in flight: a bounded number of tasks that take the committed intents in order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from marty_msf.core.saga.events import Failed, Withdrawn
+from marty_msf.core.saga.machine import Call, idempotency_key
+from marty_msf.core.saga.outcome import Outcome
+from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.memory import Live
+
+#: Handlers that never wait would keep the event loop for themselves.
+CALLS_PER_TURN: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call of a service or handler."""
+
+    service: str
+    #: Path of the action, or of the compensation when `undo`.
+    action: str
+    undo: bool
+    idempotency_key: str
+    #: The frozen JSON body of the call contract.
+    body: bytes
+    timeout_seconds: float
+
+
+class Caller(Protocol):
+    """How steps are called: over HTTP, or in this process."""
+
+    async def call(self, request: Request) -> Outcome:
+        """Make the call and say what became of it; raises nothing but CancelledError."""
+        ...
+
+
+class CallPool:
+    """Up to `size` calls at once, first come, first served."""
+
+    def __init__(self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None]) -> None:
+        self._caller = caller
+        self._size = size
+        self._done = done
+        self._queue: deque[tuple[Live, Call]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
+        self._in_flight: set[Live] = set()
+
+    def put(self, live: Live, call: Call) -> None:
+        """Make this call as soon as one of the tasks is free. Its intent is durable."""
+        self._queue.append((live, call))
+        self._wake_one()
+
+    def withdraw(self, lanes: set[int]) -> None:
+        """Give back the calls of these lanes that were not begun."""
+        kept: deque[tuple[Live, Call]] = deque()
+        for live, call in self._queue:
+            if live.lane not in lanes:
+                kept.append((live, call))
+            elif not live.gone:
+                self._done(live, Withdrawn())
+        self._queue = kept
+
+    def busy(self, lanes: set[int]) -> bool:
+        """Whether a call of these lanes is in flight."""
+        return any(live.lane in lanes and not live.gone for live in self._in_flight)
+
+    async def run(self) -> None:
+        """Make calls until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._size):
+                tasks.create_task(self._work())
+
+    async def _work(self) -> None:
+        turn = 0
+        while True:
+            if not self._queue:
+                await self._wait()
+                turn = 0
+                continue
+            live, call = self._queue.popleft()
+            if live.gone:
+                continue
+            # One woken task wakes the next, so that handlers that never wait cost one wake-up for all of them.
+            if self._queue:
+                self._wake_one()
+            self._in_flight.add(live)
+            try:
+                outcome = await self._call(live, call)
+            finally:
+                self._in_flight.discard(live)
+            self._done(live, outcome)
+            turn += 1
+            if turn % CALLS_PER_TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _call(self, live: Live, call: Call) -> Outcome:
+        timeout_ms = call.timeout_ms
+        if call.not_after_ms is not None:
+            timeout_ms = min(timeout_ms, call.not_after_ms - now_ms())
+            if timeout_ms <= 0:
+                return Failed("the deadline passed before the call was made", False, 0.0)
+        step = live.definition.steps[call.step]
+        return await self._caller.call(
+            Request(
+                step.service,
+                live.definition.url_path(call.step, undo=call.undo),
+                call.undo,
+                idempotency_key(live.definition, live.text, call),
+                live.body,
+                timeout_ms / 1000,
+            )
+        )
+
+    async def _wait(self) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(woken)
+        await woken
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            woken = self._idle.pop()
+            if not woken.done():
+                woken.set_result(None)
+                return

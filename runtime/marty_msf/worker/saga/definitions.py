@@ -1,0 +1,50 @@
+"""The revisions of a saga's definition that instances follow: compiled once, old ones loaded when an instance needs them."""
+
+from collections.abc import Collection
+
+import asyncpg
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.saga.definition import Definition, load, stored_form
+from marty_msf.store import saga_instance
+from marty_msf.store.database import translate
+
+
+class Definitions:
+    """All revisions of one saga. Raises InvalidDefinition when the current spec does not compile."""
+
+    def __init__(self, pool: asyncpg.Pool, resource: str, spec: SagaSpec) -> None:
+        self._pool = pool
+        self._resource = resource
+        self._stored = stored_form(spec)
+        #: What new instances follow.
+        self.current: Definition = load(self._stored)
+        self._known = {self.current.revision: self.current}
+
+    async def register(self) -> None:
+        """Keep the current revision in the database, before the first instance follows it."""
+        with translate():
+            async with self._pool.acquire() as conn:
+                await saga_instance.register_definition(conn, self._resource, self.current.revision, self._stored)
+
+    async def load(self, revisions: Collection[str]) -> None:
+        """Have these revisions ready for `get`, as far as they exist."""
+        missing = set(revisions) - self._known.keys()
+        if not missing:
+            return
+        with translate():
+            async with self._pool.acquire() as conn:
+                found = await saga_instance.definitions(conn, self._resource, sorted(missing))
+        for revision, stored in found.items():
+            self._known[revision] = load(stored)
+
+    def get(self, revision: str) -> Definition:
+        """A revision that was loaded. Raises InvalidDefinition when it does not exist."""
+        if revision not in self._known:
+            raise InvalidDefinition(
+                f"{self._resource} revision {revision}",
+                "an instance follows this definition, but marty.saga_definition has no row for it",
+                "restore the row from a backup",
+            )
+        return self._known[revision]

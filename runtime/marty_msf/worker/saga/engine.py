@@ -1,0 +1,260 @@
+"""The saga engine: what joins lanes, memory, waves, calls and starts."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+from asyncpg import Connection
+
+from marty_msf.core.errors import MartyError
+from marty_msf.core.lanes import LANES
+from marty_msf.core.saga.events import Event, Resumed, Started, Withdrawn
+from marty_msf.core.saga.journal import fold
+from marty_msf.core.saga.machine import Call, State
+from marty_msf.store import saga_instance, saga_wave
+from marty_msf.store.database import translate
+from marty_msf.worker.groups import first_error
+from marty_msf.worker.ownership import LaneOwner
+from marty_msf.worker.saga.calls import Caller, CallPool
+from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.memory import Live, Memory
+from marty_msf.worker.saga.starts import Receipt, Starter
+from marty_msf.worker.saga.waves import Waves
+
+logger = logging.getLogger(__name__)
+
+#: How soon an instance that another process started in one of our lanes is found.
+LOOK_SECONDS: Final = 0.1
+LOOK_LIMIT: Final = 1000
+LOAD_LIMIT: Final = 500
+#: Without a lane after this long, others own all of them and this process stands by.
+READY_SECONDS: Final = 3.0
+#: Of the pod's grace period: how long calls in flight may still take when lanes are handed back.
+DRAIN_SECONDS: Final = 18
+_FIRST_ID: Final = UUID(int=0)
+
+
+class Engine:
+    """Runs the instances of one saga in the lanes this process owns. One `run` per object."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        *,
+        resource: str,
+        holder: str,
+        definitions: Definitions,
+        caller: Caller,
+        workers: int,
+        ended: Callable[[Live], None],
+        broken: Callable[[str, Exception], None],
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
+        """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
+        here, `broken` of one that cannot be worked on: it is left as it is, and harms no other.
+        """
+        self._pool = pool
+        self._resource = resource
+        self._definitions = definitions
+        self._broken = broken
+        self._drain_seconds = drain_seconds
+        self.memory = Memory()
+        #: Set once lanes are loaded, or when nobody left one for us.
+        self.ready = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._happened = asyncio.Event()
+        self._pending = asyncio.Event()
+        scope = f"saga:{resource}"
+        self._calls = CallPool(caller, workers, self._tell)
+        self._waves = Waves(
+            self.memory,
+            resource=resource,
+            scope=scope,
+            holder=holder,
+            call=self._call,
+            ended=ended,
+            broken=broken,
+            refused=self._refused,
+            happened=self._happened,
+            progress=self._progress,
+        )
+        self.starter = Starter(
+            self.memory,
+            definitions.current,
+            resource=resource,
+            scope=scope,
+            holder=holder,
+            began=self._waves.obey,
+            pending=self._pending.set,
+            happened=self._happened,
+        )
+        self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
+
+    async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
+        """See Starter.start."""
+        return await self.starter.start(business_key, context)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Own lanes and work until `stop`; then finish what is in flight, hand the rest back and return.
+
+        Raises DatabaseUnavailable; what was not committed is done again by whoever owns the lanes next.
+        """
+        await self._definitions.register()
+        try:
+            async with self._connection() as conn, asyncio.TaskGroup() as tasks:
+                self.starter.open()
+                parts = [
+                    tasks.create_task(self._write(conn)),
+                    tasks.create_task(self._calls.run()),
+                    tasks.create_task(self._look()),
+                ]
+                await self._owner.run(stop)
+                for part in parts:
+                    part.cancel()
+                await asyncio.wait(parts)
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
+        finally:
+            self.ready.set()
+            self.starter.close()
+            self.memory.close_lanes(set(self.memory.epochs))
+
+    async def gained(self, epochs: Mapping[int, int]) -> None:
+        """LaneUser: load the lanes and take up everything live in them."""
+        await self.memory.settled()
+        pages = [page for lane in sorted(epochs) for page in [await self._load(lane)] if page]
+        # Opened only when all is read, and all at once: nobody starts instances in a lane while it is being read.
+        for lane, epoch in epochs.items():
+            self.memory.open_lane(lane, epoch)
+        for page in pages:
+            self._take_up(page)
+        self.ready.set()
+
+    async def drain(self, lanes: Sequence[int]) -> None:
+        """LaneUser: begin no call, write what comes of those in flight, within bounds; the next owner does the rest."""
+        leaving = set(lanes)
+        self.memory.start_draining(leaving)
+        self._calls.withdraw(leaving)
+        await self.memory.settled()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain_seconds):
+                while self._calls.busy(leaving) or self._waves.busy(leaving):
+                    self._progress.clear()
+                    await self._progress.wait()
+        self.memory.close_lanes(leaving)
+
+    def dropped(self, lanes: Sequence[int]) -> None:
+        """LaneUser: forget the lanes; answers of their calls in flight come to nothing."""
+        self.memory.close_lanes(set(lanes))
+        self._progress.set()
+
+    async def _write(self, conn: Connection) -> None:
+        """Write starts and waves in turn until cancelled: as soon as one commit returned and something waits."""
+        while True:
+            self._happened.clear()
+            wait_ms = self._waves.due()
+            if self.starter.waiting:
+                await self.starter.run_once(conn)
+            if self._waves.waiting:
+                await self._waves.run_once(conn)
+            elif not self._happened.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                        await self._happened.wait()
+
+    def _refused(self, lanes: frozenset[int]) -> None:
+        self._owner.lost(lanes)
+        self.dropped(sorted(lanes))
+
+    def _tell(self, live: Live, event: Event) -> None:
+        self._waves.tell(live, event)
+        self._progress.set()
+
+    def _call(self, live: Live, call: Call) -> None:
+        """The intent is durable."""
+        if self.memory.is_working(live.lane):
+            self._calls.put(live, call)
+        else:
+            self._waves.tell(live, Withdrawn())
+
+    async def _look(self) -> None:
+        """Find instances that other processes started in our lanes, until cancelled."""
+        began = time.monotonic()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._pending.wait()
+            self._pending.clear()
+            lanes = sorted(self.memory.working_lanes())
+            if not lanes:
+                if time.monotonic() - began > READY_SECONDS:
+                    self.ready.set()
+                continue
+            self.memory.begin_look()
+            with translate():
+                async with self._pool.acquire() as conn:
+                    found = await saga_instance.pending(conn, self._resource, lanes, LOOK_LIMIT)
+            await self._definitions.load({stored.revision for stored in found})
+            self._take_up([stored for stored in found if not self.memory.is_known(str(stored.id))])
+
+    async def _load(self, lane: int) -> list[saga_instance.Stored]:
+        """Everything live in a lane."""
+        loaded: list[saga_instance.Stored] = []
+        while True:
+            with translate():
+                async with self._pool.acquire() as conn:
+                    after = loaded[-1].id if loaded else _FIRST_ID
+                    page = await saga_instance.live(conn, self._resource, lane, after, LOAD_LIMIT)
+            loaded += page
+            if len(page) < LOAD_LIMIT:
+                await self._definitions.load({stored.revision for stored in loaded})
+                return loaded
+
+    def _take_up(self, page: Sequence[saga_instance.Stored]) -> None:
+        """Bring instances into memory as their journals leave them, and go on with each."""
+        for stored in page:
+            try:
+                definition = self._definitions.get(stored.revision)
+                folded = fold(definition, orjson.loads(stored.context), stored.entries)
+            except (MartyError, ValueError) as error:
+                self._broken(str(stored.id), error)
+                continue
+            live = Live(
+                stored.id,
+                str(stored.id),
+                stored.lane,
+                definition,
+                stored.started_ms,
+                folded.instance,
+                len(stored.entries),
+                folded.body,
+            )
+            if not self.memory.add(live):
+                continue
+            if folded.instance.state is State.PENDING:
+                self._waves.tell(live, Started(stored.started_ms + definition.timeout_ms))
+            elif isinstance(folded.command, Call):
+                self._waves.tell(live, Resumed())
+            elif folded.command is not None:
+                self._waves.obey(live, folded.command)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """A connection of our own for the hot statements, whose plans do not depend on how full the tables are now."""
+        with translate():
+            conn = await self._pool.acquire()
+        try:
+            with translate():
+                await conn.execute(saga_wave.PLAN_FOR_INDEXES)
+            yield conn
+        finally:
+            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                if not conn.is_closed():
+                    await conn.execute(saga_wave.PLAN_AS_USUAL)
+            await self._pool.release(conn)

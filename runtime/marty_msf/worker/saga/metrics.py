@@ -1,0 +1,33 @@
+"""The saga worker's Prometheus metrics."""
+
+from bisect import bisect_left
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.memory import Live
+
+#: Upper bounds in milliseconds of the durations kept for p95; one more bucket counts what is longer.
+BOUNDS_MS: Final = (5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 7500, 10_000,
+                    15_000, 30_000, 60_000, 120_000, 300_000, 600_000, 1_800_000, 3_600_000)  # fmt: skip
+
+
+class SagaMetrics:
+    """Counts of this process; global numbers are in `/status`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._ended = Counter(
+            "marty_saga_instances_ended",
+            "Instances that ended or were parked in this process.",
+            ["state"],
+            registry=registry,
+        )
+        self.live = Gauge("marty_saga_live_instances", "Live instances in this process's memory.", registry=registry)
+        self.lanes = Gauge("marty_saga_lanes", "Lanes this process owns.", registry=registry)
+        self.counts = [0] * (len(BOUNDS_MS) + 1)
+
+    def ended(self, live: Live) -> None:
+        """An instance ended or was parked."""
+        self._ended.labels(live.instance.state.value).inc()
+        self.counts[bisect_left(BOUNDS_MS, now_ms() - live.started_ms)] += 1

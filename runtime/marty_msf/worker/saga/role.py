@@ -1,0 +1,152 @@
+"""The saga worker as the service shell runs it: engine, callers, triggers, and the numbers it reports."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Final
+
+from aiohttp import web
+
+from marty_msf.core.resources.kinds import Role
+from marty_msf.core.saga.trigger import compiled
+from marty_msf.core.worker_config import SagaConfig
+from marty_msf.core.worker_status import Local, ProblemReason, SagaTotals
+from marty_msf.store import saga_instance
+from marty_msf.store.database import translate
+from marty_msf.worker.backoff import pause
+from marty_msf.worker.groups import first_error
+from marty_msf.worker.kafka_input import KafkaInput
+from marty_msf.worker.role import Context
+from marty_msf.worker.saga.calls import Caller
+from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.engine import Engine
+from marty_msf.worker.saga.http_caller import HttpCaller, session
+from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
+from marty_msf.worker.saga.reachability import Reachability
+from marty_msf.worker.saga.routes import Routes
+from marty_msf.worker.saga.triggers import Triggers
+
+LOOK_SECONDS: Final = 5.0
+
+
+class SagaRole:
+    """One Saga resource in this process."""
+
+    def __init__(self, context: Context, config: SagaConfig, caller: Caller | None = None) -> None:
+        """Steps are HTTP calls unless another `caller` is given. Raises InvalidDefinition."""
+        self._context = context
+        self._board = context.board
+        self._spec = config.spec
+        self._caller = caller
+        self._triggers = compiled(config.spec)
+        self._definitions = Definitions(context.pool, context.resource, config.spec)
+        self._metrics = SagaMetrics(context.registry)
+        self._reachability = Reachability(context.board, time.time)
+        self._routes = Routes(context.pool, context.resource)
+        self._engine: Engine | None = None
+        self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """See Role.run. Raises DatabaseUnavailable and SchemaOutdated; Kafka's problems never stop running instances."""
+        self._board.clear(ProblemReason.INTERNAL_ERROR)
+        async with self._calling() as caller:
+            engine = Engine(
+                self._context.pool,
+                resource=self._context.resource,
+                holder=self._context.holder,
+                definitions=self._definitions,
+                caller=caller,
+                workers=self._spec.workers,
+                ended=self._metrics.ended,
+                broken=self._tell_broken,
+            )
+            self._engine = self._routes.engine = engine
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(engine.run(stop))
+                    tasks.create_task(self._look(engine, stop))
+                    if self._triggers and self._spec.kafka:
+                        kafka = KafkaInput(
+                            self._context,
+                            role=Role.SAGA.value,
+                            bootstrap_servers=self._spec.kafka.bootstrap_servers,
+                            topics=[trigger.topic for trigger in self._triggers],
+                            blocking=False,
+                        )
+                        triggers = Triggers(
+                            self._context.pool,
+                            kafka,
+                            self._triggers,
+                            engine.starter,
+                            engine.memory,
+                            self._board,
+                            self._context.resource,
+                        )
+                        tasks.create_task(kafka.run(stop))
+                        tasks.create_task(triggers.run(stop))
+            except BaseExceptionGroup as group:
+                raise first_error(group) from group
+            finally:
+                self._engine = self._routes.engine = None
+
+    async def totals(self) -> SagaTotals:
+        """From the counter rows that every worker of this saga keeps."""
+        with translate():
+            async with self._context.pool.acquire() as conn:
+                numbers = await saga_instance.totals(conn, self._context.resource)
+        ended = numbers.completed + numbers.compensated
+        return SagaTotals(
+            active=max(numbers.started - ended - numbers.parked, 0),
+            completed=numbers.completed,
+            compensated=numbers.compensated,
+            parked=numbers.parked,
+            average_duration_ms=round(numbers.duration_ms / ended, 1) if ended else 0,
+            oldest_active_seconds=round(numbers.oldest_active_seconds, 1),
+            definition_revision=self._definitions.current.revision,
+            last_error=numbers.last_error,
+        )
+
+    def local(self) -> Local:
+        """This process's lanes and durations."""
+        return Local(
+            holder=self._context.holder,
+            lanes=len(self._engine.memory.epochs) if self._engine else 0,
+            started_at=self._started_at,
+            duration_bucket_bounds_ms=list(BOUNDS_MS),
+            duration_bucket_counts=list(self._metrics.counts),
+        )
+
+    def routes(self) -> Sequence[web.RouteDef]:
+        """See Role.routes."""
+        return self._routes.definitions()
+
+    @asynccontextmanager
+    async def _calling(self) -> AsyncIterator[Caller]:
+        if self._caller is not None:
+            yield self._caller
+            return
+        async with session(self._spec.workers) as client:
+            yield HttpCaller(client, self._reachability)
+
+    async def _look(self, engine: Engine, stop: asyncio.Event) -> None:
+        """Say that the worker works, then keep gauges and the board up to date until `stop`."""
+        await engine.ready.wait()
+        self._board.clear(
+            ProblemReason.STARTING,
+            ProblemReason.DATABASE_UNAVAILABLE,
+            ProblemReason.SCHEMA_OUTDATED,
+        )
+        while not stop.is_set():
+            self._reachability.look()
+            self._metrics.live.set(len(engine.memory))
+            self._metrics.lanes.set(len(engine.memory.epochs))
+            await pause(stop, LOOK_SECONDS)
+
+    def _tell_broken(self, instance: str, error: Exception) -> None:
+        self._board.report(
+            ProblemReason.INTERNAL_ERROR,
+            f"instance {instance} cannot go on and is left as it is; the others do: {type(error).__name__}: {error}",
+            blocking=False,
+        )

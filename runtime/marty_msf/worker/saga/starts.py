@@ -1,0 +1,201 @@
+"""Starting instances: whoever asks at the same time shares one statement and one commit."""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+from asyncpg import Connection
+
+from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
+from marty_msf.core.saga.definition import Definition
+from marty_msf.core.saga.events import Started
+from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
+from marty_msf.core.saga.journal import encode
+from marty_msf.core.saga.machine import Call, Command, Instance, advance, context_problem, request_body
+from marty_msf.store import saga_start
+from marty_msf.store.database import translate
+from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.memory import Live, Memory
+
+BATCH_LIMIT: Final = 1000
+KEY_CHARACTERS: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Answer to a start: the instance is durable."""
+
+    saga_id: str
+    #: False: an instance with this business key exists already, and this is its id.
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An instance ready to be written, and what it does once it is."""
+
+    new: saga_start.New
+    live: Live
+    command: Command
+
+
+class Starter:
+    """Sets `happened` when there is something to write. Writes new instances; those in our own lanes begin in the same commit, the others wait for their lane's owner."""
+
+    def __init__(
+        self,
+        memory: Memory,
+        definition: Definition,
+        *,
+        resource: str,
+        scope: str,
+        holder: str,
+        began: Callable[[Live, Command], None],
+        pending: Callable[[], None],
+        happened: asyncio.Event,
+    ) -> None:
+        self._memory = memory
+        self._definition = definition
+        self._resource = resource
+        self._scope = scope
+        self._holder = holder
+        self._began = began
+        self._pending = pending
+        self._slot = secrets.choice(saga_start.SLOTS)
+        self._asked: list[tuple[Prepared, asyncio.Future[Receipt]]] = []
+        self._happened = happened
+        self._open = False
+
+    @property
+    def slot(self) -> int:
+        """Counter slot of this process for what is not bound to a lane."""
+        return self._slot
+
+    async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
+        """Start an instance unless one with this business key exists. Returns once it is durable.
+
+        Raises InvalidDefinition for a key or context that cannot be kept, DatabaseUnavailable when it is unknown
+        whether the instance was started: asking again with the same key is safe.
+        """
+        prepared = self.prepare(business_key, context)
+        if not self._open:
+            raise DatabaseUnavailable("this worker takes no new instances now: ask again")
+        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._asked.append((prepared, answer))
+        self._happened.set()
+        return await answer
+
+    def prepare(self, business_key: str, context: Mapping[str, Any]) -> Prepared:
+        """Check a new instance and compute its first transition. Raises InvalidDefinition."""
+        return prepare(self._definition, business_key, context)
+
+    async def write(self, conn: Connection, prepared: Mapping[str, Prepared]) -> Mapping[str, saga_start.Placed]:
+        """Write instances, by business key, in the caller's transaction; call `hand_over` after its commit.
+
+        Around both, the caller holds `Memory.writing`.
+        """
+        return await saga_start.start(
+            conn,
+            self._resource,
+            self._definition.revision,
+            [item.new for item in prepared.values()],
+            scope=self._scope,
+            holder=self._holder,
+            epochs=self._memory.working_lanes(),
+            slot=self._slot,
+        )
+
+    def hand_over(self, prepared: Mapping[str, Prepared], placed: Mapping[str, saga_start.Placed]) -> None:
+        """Begin the work of what was written and committed."""
+        waiting = False
+        for key, place in placed.items():
+            if not place.created:
+                continue
+            if not place.running:
+                waiting = True
+                continue
+            item = prepared[key]
+            item.live.lane = place.lane
+            if self._memory.add(item.live):
+                self._began(item.live, item.command)
+        if waiting:
+            self._pending()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to write."""
+        return bool(self._asked)
+
+    async def run_once(self, conn: Connection) -> None:
+        """Write what was asked for and answer."""
+        taken, self._asked = self._asked[:BATCH_LIMIT], self._asked[BATCH_LIMIT:]
+        batch: dict[str, list[tuple[Prepared, asyncio.Future[Receipt]]]] = {}
+        for item in taken:
+            batch.setdefault(item[0].new.business_key, []).append(item)
+        prepared = {key: items[0][0] for key, items in batch.items()}
+        try:
+            with self._memory.writing():
+                with translate():
+                    placed = await self.write(conn, prepared)
+                self.hand_over(prepared, placed)
+        except BaseException:
+            _refuse(taken)
+            raise
+        for key, items in batch.items():
+            _answer(placed[key], [future for _, future in items])
+
+    def open(self) -> None:
+        """Take starts from now on."""
+        self._open = True
+
+    def close(self) -> None:
+        """Take no more starts, and refuse those not yet written."""
+        self._open = False
+        _refuse(self._asked)
+        self._asked = []
+
+
+def prepare(definition: Definition, business_key: str, context: Mapping[str, Any]) -> Prepared:
+    """A new instance with its first transition. Raises InvalidDefinition for a key or context that cannot be kept."""
+    if not 1 <= len(business_key) <= KEY_CHARACTERS or "\0" in business_key:
+        raise InvalidDefinition(
+            "business_key", f"has {len(business_key)} characters or a NUL", f"give 1 to {KEY_CHARACTERS} characters"
+        )
+    try:
+        encoded = orjson.dumps(context)
+    except TypeError as error:
+        raise InvalidDefinition("context", f"is no JSON ({error})", "give a JSON object") from None
+    plain = orjson.loads(encoded)
+    if problem := context_problem(plain):
+        raise InvalidDefinition("context", *problem.split(": ", 1))
+    now = now_ms()
+    raw = uuid7(now, secrets.randbits(RANDOM_BITS))
+    id_ = UUID(bytes=raw)
+    event = Started(now + definition.timeout_ms)
+    instance, command = advance(definition, Instance(plain), event, now)
+    live = Live(id_, str(id_), -1, definition, now, instance, seq=1)
+    entry: bytes | None = None
+    # An instance that ends without any call takes the long way, as Pending, which knows how to end it.
+    if isinstance(command, Call):
+        live.body = request_body(definition, instance, live.text)
+        entry = encode(event, now, live.body)
+    return Prepared(saga_start.New(id_, business_key, encoded, entry), live, command)
+
+
+def _refuse(asked: Sequence[tuple[Prepared, asyncio.Future[Receipt]]]) -> None:
+    for _, future in asked:
+        if not future.done():
+            future.set_exception(DatabaseUnavailable("the start was interrupted: ask again with the same key"))
+
+
+def _answer(placed: saga_start.Placed, futures: list[asyncio.Future[Receipt]]) -> None:
+    """The first who asked created it, the others find it existing."""
+    created = placed.created
+    for future in futures:
+        if not future.done():
+            future.set_result(Receipt(str(placed.id), created))
+        created = False
