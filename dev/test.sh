@@ -2,8 +2,7 @@
 # Starts the local cluster, runs every test, stops the cluster. The last line printed is the test runner's own summary.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-python3 -m dev.cluster up || exit 1
-python3 -m dev.cluster images || exit 1
+python3 -m dev.cluster up --images || exit 1
 .venv/bin/pytest -q "$@"
 code=$?
 log=$(mktemp)
