@@ -1,6 +1,7 @@
 """`marty run`: one worker process."""
 
 import asyncio
+import gc
 import os
 from pathlib import Path
 
@@ -44,5 +45,8 @@ def run(role: str, path: Path) -> None:
     if config.role.value != role:
         raise click.UsageError(f"{path} configures a {config.role.value}, not a {role}")
     configure(settings.log_level)
+    # Batches are thousands of short-lived values without cycles: the collector's usual pace costs a fifth of the work.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, settings))

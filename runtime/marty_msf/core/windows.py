@@ -19,6 +19,12 @@ class Snapshot(NamedTuple):
     xmax: int
     xip: tuple[int, ...]
 
+    @classmethod
+    def parse(cls, text: str) -> "Snapshot":
+        """From Postgres's own text, `xmin:xmax:xid,xid,…`."""
+        xmin, xmax, xip = text.split(":")
+        return cls(int(xmin), int(xmax), tuple(int(xid) for xid in xip.split(",") if xid))
+
 
 #: Nothing is visible in it: the start of the outbox.
 BEGINNING: Final = Snapshot(1, 1, ())

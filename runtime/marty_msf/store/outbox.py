@@ -8,25 +8,28 @@ from asyncpg import Connection, Record
 
 from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unseen_range
 
+#: The first row is no event: it carries the statement's snapshot and the number of rows found, in columns of its type.
 #: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
 OPEN: Final = """
 WITH found AS MATERIALIZED (
-    (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+    (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
+            date_part('epoch', created_at) AS time
        FROM marty.outbox
       WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
     UNION ALL
-    (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+    (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers,
+            date_part('epoch', created_at) AS time
        FROM marty.outbox
       WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
 )
-SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, NULL::text AS topic, NULL::text AS event_type,
-       NULL::text AS aggregate_type, NULL::text AS aggregate_id, NULL::bytea AS payload, NULL::jsonb AS headers,
-       NULL::timestamptz AS created_at, pg_current_snapshot() AS snapshot, (SELECT count(*) FROM found) AS found
+SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, pg_current_snapshot()::text AS topic,
+       (SELECT count(*) FROM found)::text AS event_type, NULL::text AS aggregate_type, NULL::text AS aggregate_id,
+       NULL::bytea AS payload, NULL::jsonb AS headers, NULL::float8 AS time
 UNION ALL
-SELECT found.*, NULL::pg_snapshot, NULL::bigint FROM found WHERE (SELECT count(*) FROM found) < $4
+SELECT found.* FROM found WHERE (SELECT count(*) FROM found) < $4
 ORDER BY id NULLS FIRST
 """
 
@@ -43,8 +46,8 @@ async def open_window(conn: Connection, positions: Positions, limit: int) -> Ope
     """Read what became visible since the lanes' `prev`; the statement's own snapshot is the window's end."""
     span = unseen_range(position.prev for position in positions.values())
     rows = await conn.fetch(OPEN, span.low, span.late, by_lane(positions), limit + 1)
-    head = rows[0]
-    return Opened(Snapshot(*head["snapshot"]), rows[1:] if head["found"] <= limit else None)
+    end, found = rows[0]["topic"], int(rows[0]["event_type"])
+    return Opened(Snapshot.parse(end), rows[1:] if found <= limit else None)
 
 
 FIRST_ID: Final = """
@@ -72,7 +75,8 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
 
 
 CONTINUE: Final = """
-SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at
+SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
+       date_part('epoch', created_at) AS time
   FROM marty.outbox
  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
  ORDER BY id

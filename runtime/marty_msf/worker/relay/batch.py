@@ -11,7 +11,7 @@ from marty_msf.core.partitioning import Partitioner
 from marty_msf.core.windows import Positions
 from marty_msf.worker.broker.producer import Message, Partition
 
-#: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, created_at, … (store.outbox).
+#: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time (store.outbox).
 Row = Sequence[Any]
 LANE = 1
 TOPIC = 3
@@ -72,25 +72,13 @@ class Encoder:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
         choose, database = self._partitioner.partition, self._database
-        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, created_at, *_ in rows:
+        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time in rows:
             key = aggregate_id.encode()
-            message = (
-                key,
-                payload,
-                headers(
-                    event_id=event_id,
-                    event_type=event_type,
-                    event_source=source(database, aggregate_type),
-                    subject=key,
-                    time=created_at,
-                    sequence=id_,
-                    own=own,
-                ),
-            )
+            event_source = source(database, aggregate_type)
+            message = (key, payload, headers(event_id, event_type, event_source, key, time, id_, own))
             partition = (topic, choose(key, partitions[topic]))
-            found = messages.get(partition)
-            if found is None:
-                messages[partition] = [message]
+            if partition in messages:
+                messages[partition].append(message)
             else:
-                found.append(message)
+                messages[partition] = [message]
         return messages

@@ -23,8 +23,8 @@ from marty_msf.worker.broker.producer import Producer, Sent
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.relay.batch import Batch, Encoder, split
 
-#: Batches sent and not yet settled while the next one is encoded.
-IN_FLIGHT: Final = 2
+#: Batches sent and not yet settled at most; a crash repeats at most these.
+IN_FLIGHT: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,24 +150,23 @@ class Relay:
             state.blocked = False
 
     async def run_once(self) -> Pass:
-        """One step of the pipeline: send what is ready, then settle what was sent before while the next read goes on.
+        """One step of the pipeline: settle what was sent before, send what is ready and read on, all at once.
 
         Raises BrokerUnavailable, PoisonEvent (call `restart` before the next pass), DatabaseUnavailable and LeaseLost
         (nothing of the batch was written, the lanes concerned must be loaded again).
         """
-        sent = await self._send()
-        flights = len(self._work.flights)
-        settle = flights > IN_FLIGHT or (flights > 0 and not sent)
+        work = self._work
         try:
             async with asyncio.TaskGroup() as tasks:
-                reading = None if self._work.ready else tasks.create_task(self._read())
-                settling = tasks.create_task(self._settle()) if settle else None
+                settling = tasks.create_task(self._settle()) if work.flights else None
+                sending = tasks.create_task(self._send_ready(settling)) if work.ready else None
+                reading = tasks.create_task(self._read()) if len(work.ready) < IN_FLIGHT else None
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         found = reading is not None and reading.result()
         return Pass(
             published=settling.result() if settling else 0,
-            idle=not (sent or settle or found or self._work.flights),
+            idle=not (found or settling or sending or self._work.flights),
             blocked=sum(state.blocked for state in self._lanes.values()),
             missing_topics=frozenset(self._missing),
         )
@@ -213,6 +212,12 @@ class Relay:
         for lane in start.keys() - gone:
             states[lane].read = after[lane]
         self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
+
+    async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
+        """Send what is ready; while a position is being written there is time to send more than one batch."""
+        while len(self._work.flights) < IN_FLIGHT and await self._send():
+            if settling is None or settling.done():
+                return
 
     async def _send(self) -> bool:
         """Hand the next ready batch to the producer; False when there is none."""

@@ -1,0 +1,158 @@
+"""What every benchmark shares: a fresh database, what a run cost, its verification, and the result as a line and as data."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import asyncpg
+
+from tests.support.postgres import database, ensure_template
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP_ITEMS = 5_000
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Cost:
+    """What happened between the beginning and the end of a measurement."""
+
+    items: int = 0
+    seconds: float = 0
+    commits: int = 0
+    wal_bytes: int = 0
+    #: CPU-seconds by process group: worker, postgres, kafka, bench (this process).
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Items a second."""
+        return self.items / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One benchmark's outcome. A run that fails its verification is void."""
+
+    name: str
+    unit: str
+    floor: float
+    cost: Cost
+    settings: Mapping[str, object]
+    #: What was checked and what was found, for instance {"events in Kafka": "2005000 of 2005000"}.
+    verified: Mapping[str, str]
+    failures: tuple[str, ...] = ()
+    #: Further numbers, for instance latencies in milliseconds.
+    more: Mapping[str, float] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def fresh_database() -> AsyncIterator[str]:
+    """The URL of an empty, migrated database with fsync on, dropped at the end."""
+    async with database(await ensure_template()) as url:
+        conn = await asyncpg.connect(url)
+        try:
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                if (value := await conn.fetchval("SELECT current_setting($1)", setting)) != "on":
+                    raise RuntimeError(f"{setting} is {value}: nothing durable would be measured")
+        finally:
+            await conn.close()
+        yield url
+
+
+@asynccontextmanager
+async def measure(url: str, worker_pids: Mapping[str, int] | None = None) -> AsyncIterator[Cost]:
+    """Fill the yielded Cost when the block ends; the block sets `items`. `worker_pids`: label -> pid of other processes."""
+    conn = await asyncpg.connect(url)
+    try:
+        cost = Cost()
+        await conn.execute("CHECKPOINT")
+        commits, wal = await _commits(conn), await _wal(conn)
+        cpu = cpu_seconds(worker_pids or {})
+        began = time.perf_counter()
+        yield cost
+        cost.seconds = time.perf_counter() - began
+        after = cpu_seconds(worker_pids or {})
+        cost.cpu_seconds = {name: round(after[name] - cpu.get(name, 0), 2) for name in after}
+        cost.wal_bytes = await _wal(conn) - wal
+        cost.commits = await _commits(conn) - commits
+    finally:
+        await conn.close()
+
+
+def report(result: Result) -> int:
+    """Print the result, write it to bench/results/<name>.json, and return the exit code: 1 when short or void."""
+    cost = result.cost
+    met = cost.rate >= result.floor and not result.failures
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{result.name}.json").write_text(
+        json.dumps(
+            {
+                **asdict(result),
+                "rate": round(cost.rate, 1),
+                "met": met,
+                "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "python": platform.python_version()},
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+    print(f"\n{result.name}: {cost.items} items in {cost.seconds:.1f} s")
+    print(
+        f"  commits {cost.commits} ({cost.commits / cost.items:.4f} an item), WAL {cost.wal_bytes / 1e6:.1f} MB "
+        f"({cost.wal_bytes / cost.items:.0f} B an item)"
+    )
+    for name, seconds in cost.cpu_seconds.items():
+        print(f"  CPU {name}: {seconds:.1f} s ({seconds / cost.items * 1e6:.1f} µs an item)")
+    for name, value in result.more.items():
+        print(f"  {name}: {value}")
+    for name, found in result.verified.items():
+        print(f"  verified {name}: {found}")
+    for failure in result.failures:
+        print(f"  VOID: {failure}")
+    print(
+        f"FLOOR {result.name}: {cost.rate:,.0f} {result.unit}, floor {result.floor:,.0f}: {'met' if met else 'short'}"
+    )
+    return 0 if met else 1
+
+
+def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """CPU-seconds so far of this process, the given ones, all of Postgres and the Kafka broker."""
+    found = {"bench": _cpu(os.getpid(), children=False), "postgres": 0.0, "kafka": 0.0}
+    for name, pid in pids.items():
+        found[name] = _cpu(pid, children=True)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                if (entry / "comm").read_text().strip() == "postgres":
+                    found["postgres"] += _cpu(int(entry.name), children=b"-D" in command)
+                elif b"kafka.Kafka" in command:
+                    found["kafka"] += _cpu(int(entry.name), children=False)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    return found
+
+
+def _cpu(pid: int, *, children: bool) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = [int(value) for value in fields[11:15]]  # utime, stime, and those of children that were waited for
+    return sum(ticks if children else ticks[:2]) / _TICKS
+
+
+async def _wal(conn: asyncpg.Connection) -> int:
+    return int(await conn.fetchval("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"))
+
+
+async def _commits(conn: asyncpg.Connection) -> int:
+    """Commits of this database that the sessions have reported; they report at the latest a second after their last."""
+    await conn.execute("SELECT pg_sleep(1.1)")
+    await conn.execute("SELECT pg_stat_clear_snapshot()")
+    return int(await conn.fetchval("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"))
