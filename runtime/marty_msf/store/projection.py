@@ -9,6 +9,22 @@ from asyncpg import Connection
 #: Topic, partition and ce_source.
 Stream = tuple[str, int, bytes]
 
+PREFER_INDEXES: Final = """
+SELECT set_config('enable_seqscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true),
+       set_config('enable_mergejoin', 'off', true)
+"""
+
+
+async def prefer_indexes(conn: Connection) -> None:
+    """For the rest of this transaction: look a batch's keys up in the index, never by a scan of the whole table.
+
+    A plan is kept as long as the connection. One made while the table was small scans it for ever, however large it
+    became; and even a fresh one prefers to hash the whole table for a few thousand keys.
+    """
+    await conn.execute(PREFER_INDEXES)
+
+
 OPEN_STREAMS: Final = """
 WITH asked AS (
     SELECT * FROM unnest($2::text[], $3::integer[], $4::bytea[]) AS a (topic, partition, source)

@@ -23,6 +23,7 @@ from marty_msf.worker.projection.projector import Projector
 from marty_msf.worker.role import Context
 
 RESOURCE = "shop/orders"
+BATCH = 8
 SCOPE = f"projection:{RESOURCE}"
 
 
@@ -52,7 +53,6 @@ def publish(bootstrap: str, topic: str, events: Iterable[Event], partition: int 
     """Publish in order, by key unless a partition is named, and wait for every acknowledgement."""
     producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5})
     failures: list[object] = []
-    placed = {} if partition is None else {"partition": partition}
     for event in events:
         value = event.payload if isinstance(event.payload, bytes) else json.dumps(event.payload).encode()
         producer.produce(
@@ -60,8 +60,8 @@ def publish(bootstrap: str, topic: str, events: Iterable[Event], partition: int 
             key=event.key,
             value=value,
             headers=event.headers(),
+            partition=-1 if partition is None else partition,  # librdkafka's name for "by the key"
             on_delivery=lambda error, _: failures.append(error) if error else None,
-            **placed,
         )
         producer.poll(0)
     assert producer.flush(30) == 0

@@ -1,9 +1,10 @@
 """What a batch of Kafka records means: which events are new, what they change, and where one stops its partition."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
+from marty_msf.core.cloudevents import SEQUENCE, envelope
 from marty_msf.core.errors import PoisonEvent
 from marty_msf.core.projection.mapping import Change, Mapper
 
@@ -13,8 +14,6 @@ Stream = tuple[str, int, bytes]
 
 TYPE: Final = "ce_type"
 SOURCE: Final = "ce_source"
-SEQUENCE: Final = "ce_martysequence"
-ID: Final = "ce_id"
 #: Of a bigint; what is longer was not made by our outbox.
 _DIGITS: Final = 18
 
@@ -66,15 +65,21 @@ class Taken:
     stops: Mapping[Partition, Stop] = field(default_factory=dict)
 
 
-def sequenced(records: Iterable[MessageT]) -> Iterator[tuple[MessageT, Stream | None, int]]:
+def sequenced(records: Iterable[MessageT]) -> list[tuple[MessageT, Stream | None, int]]:
     """Each record with its stream and sequence; None when its producer gives none (it is no relay of ours)."""
+    stream: Stream = ("", -1, b"")
+    result: list[tuple[MessageT, Stream | None, int]] = []
     for record in records:
         headers = record.headers
         number = headers.get(SEQUENCE)
         if number is None or not number.isdigit() or len(number) > _DIGITS:
-            yield record, None, 0
-        else:
-            yield record, (record.topic, record.partition, headers.get(SOURCE, b"")), int(number)
+            result.append((record, None, 0))
+            continue
+        source = headers.get(SOURCE, b"")
+        if stream[2] != source or stream[1] != record.partition or stream[0] != record.topic:
+            stream = (record.topic, record.partition, source)
+        result.append((record, stream, int(number)))
+    return result
 
 
 def take(
@@ -98,9 +103,11 @@ def take(
         count = counts.get(partition)
         if count is None:
             count = counts[partition] = Count()
-        key = record.key or b""
-        news = None if stream is None else risen.setdefault(stream, {})
-        if stream is not None and news is not None:
+        if stream is not None:
+            key = record.key or b""
+            news = risen.get(stream)
+            if news is None:
+                news = risen[stream] = {}
             highest = news.get(key)
             if sequence <= (known[stream][key] if highest is None else highest):
                 count.duplicates += 1
@@ -110,8 +117,8 @@ def take(
         except PoisonEvent as error:
             stops[partition] = Stop(record.offset, poison(record, str(error)))
             continue
-        if news is not None:
-            news[key] = sequence
+        if stream is not None:
+            risen[stream][key] = sequence
         if change is not None:
             changes.append(change)
         count.processed += 1
@@ -120,7 +127,7 @@ def take(
 
 def poison(record: Message, problem: str) -> PoisonEvent:
     """The problem with the event's place and the remedy."""
-    event_id = record.headers.get(ID, b"without ce_id").decode(errors="replace")
+    event_id = envelope(record.headers).id or "without ce_id"
     return PoisonEvent(
         f"Kafka topic {record.topic!r} partition {record.partition} offset {record.offset}, event {event_id}: {problem}."
         " The partition waits before this event: correct spec.events or spec.readModel.columns, it goes on from here"

@@ -1,10 +1,10 @@
 """The mapping of a Projection, compiled once: an event's type and payload to the change of one row."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -27,13 +27,14 @@ class Effect(Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One event's change of one row; `values` never holds key columns."""
+class Change(NamedTuple):
+    """One event's change of one row; a NamedTuple because one is made per event."""
 
     effect: Effect
     key: Key
-    values: Mapping[str, Any]
+    #: Sorted, without key columns; the same tuple for all changes of one event type.
+    columns: tuple[str, ...]
+    values: tuple[Any, ...]
 
 
 def value_of(source: str, path: str) -> Value:
@@ -86,16 +87,21 @@ class _Column:
     convert: Convert
     source: str
 
-    def read(self, event: Any) -> Any:
-        """Raises Unfit or ExpressionError."""
-        value = self.value(event)
-        return None if value is None else self.convert(value)
+    def reader(self) -> Value:
+        """From the payload to what is stored. The function raises Unfit and ExpressionError."""
+        value_of_event, convert = self.value, self.convert
+
+        def read(event: Any) -> Any:
+            value = value_of_event(event)
+            return None if value is None else convert(value)
+
+        return read
 
 
 class _Plan:
     """One event type's effect."""
 
-    __slots__ = ("_columns", "_effect", "_event_type", "_key")
+    __slots__ = ("_columns", "_effect", "_event_type", "_key", "_key_readers", "_names", "_readers")
 
     def __init__(self, event_type: str, mapping: EventMapping, spec: ProjectionSpec) -> None:
         model = spec.read_model
@@ -109,20 +115,25 @@ class _Plan:
             kind = model.columns[name]
             return _Column(name, kind.value, value_of(source, f"{field}.{name}"), CONVERSIONS[kind], source)
 
-        self._key = tuple(column(name, mapping.columns.get(name, f"event.{name}")) for name in model.key)
-        self._columns = tuple(column(name, source) for name, source in mapping.columns.items() if name not in model.key)
+        self._key = [column(name, mapping.columns.get(name, f"event.{name}")) for name in model.key]
+        self._columns = [
+            column(name, source) for name, source in sorted(mapping.columns.items()) if name not in model.key
+        ]
+        self._key_readers = [column.reader() for column in self._key]
+        self._readers = [column.reader() for column in self._columns]
+        self._names = tuple(column.name for column in self._columns)
 
     def change(self, payload: bytes | None) -> Change:
         """The change this event makes. Raises PoisonEvent without the event's place, which the caller knows."""
         event = _decoded(payload)
         try:
-            key = tuple([column.read(event) for column in self._key])
-            values = {column.name: column.read(event) for column in self._columns}
+            key = tuple([read(event) for read in self._key_readers])
+            values = tuple([read(event) for read in self._readers])
         except (Unfit, ExpressionError):
             raise self._poison(event) from None
         if None in key:
             raise self._poison(event)
-        return Change(self._effect, key, values)
+        return Change(self._effect, key, self._names, values)
 
     def _poison(self, event: Any) -> PoisonEvent:
         """Find the column to blame; only now, so that healthy events pay nothing for it."""

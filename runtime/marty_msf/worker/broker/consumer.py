@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import (
@@ -33,9 +33,8 @@ _REMEDIES: Final[Mapping[type[Exception], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One Kafka message; `timestamp_ms` is Kafka's own, since the epoch."""
+class Record(NamedTuple):
+    """One Kafka message; `timestamp_ms` is Kafka's own, since the epoch. A NamedTuple because one is made per message."""
 
     topic: str
     partition: int

@@ -104,7 +104,7 @@ class Projector:
         if batch is None:
             return None
         self._one_by_one = max(self._one_by_one - len(batch.records), 0)
-        records = list(sequenced(batch.records))
+        records = sequenced(batch.records)
         taken = take(records, self._mapper, await self._sequences.known(records, batch.epochs))
         if taken.stops:
             for partition, stop in taken.stops.items():
@@ -122,6 +122,7 @@ class Projector:
         ]
         with translate():
             async with self._pool.acquire() as conn, conn.transaction():
+                await projection.prefer_indexes(conn)
                 await self._kafka.commit(conn, folded.batch)
                 await projection.count(conn, self._scope, passed)
                 await projection.raise_sequences(conn, self._sequences.numbered(folded.taken.sequences))

@@ -76,7 +76,8 @@ class Sequences:
 
     async def _load(self, missing: Mapping[Stream, set[bytes]]) -> None:
         with translate():
-            async with self._pool.acquire() as conn:
+            async with self._pool.acquire() as conn, conn.transaction():
+                await projection.prefer_indexes(conn)
                 if unnumbered := missing.keys() - self._numbers.keys():
                     self._numbers.update(await projection.open_streams(conn, self._scope, unnumbered))
                 asked = [(self._numbers[stream], key) for stream, keys in missing.items() for key in keys]
