@@ -248,13 +248,10 @@ class Engine:
     async def _connection(self) -> AsyncIterator[Connection]:
         """A connection of our own for the hot statements, whose plans do not depend on how full the tables are now."""
         with translate():
-            conn = await self._pool.acquire()
-        try:
-            with translate():
+            async with self._pool.acquire() as conn:
                 await conn.execute(saga_wave.PLAN_FOR_INDEXES)
-            yield conn
-        finally:
-            with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                if not conn.is_closed():
-                    await conn.execute(saga_wave.PLAN_AS_USUAL)
-            await self._pool.release(conn)
+                try:
+                    yield conn
+                finally:
+                    if not conn.is_closed():
+                        await conn.execute(saga_wave.PLAN_AS_USUAL)

@@ -91,6 +91,11 @@ class SagaRole:
             finally:
                 self._engine = self._routes.engine = None
 
+    @property
+    def engine(self) -> Engine | None:
+        """The engine at work; None while there is none."""
+        return self._engine
+
     async def totals(self) -> SagaTotals:
         """From the counter rows that every worker of this saga keeps."""
         with translate():
