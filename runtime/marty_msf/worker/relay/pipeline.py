@@ -16,12 +16,13 @@ from typing import Final
 
 import asyncpg
 
-from marty_msf.core.windows import Position, Positions, closed, next_window
-from marty_msf.store import outbox, outbox_position
+from marty_msf.core.windows import Position
+from marty_msf.store import outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.producer import Producer, Sent
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.relay.batch import Batch, Encoder, split
+from marty_msf.worker.relay.reading import Reading, read
 
 #: Batches sent and not yet settled at most; a crash repeats at most these.
 IN_FLIGHT: Final = 8
@@ -62,7 +63,8 @@ class _Flight:
 
     batch: Batch
     lanes: Mapping[int, _Lane]
-    sent: Sequence[Sent] = ()
+    #: None while it is being handed over.
+    sent: Sequence[Sent] | None = None
 
 
 @dataclass(slots=True)
@@ -152,8 +154,8 @@ class Relay:
     async def run_once(self) -> Pass:
         """One step of the pipeline: settle what was sent before, send what is ready and read on, all at once.
 
-        Raises BrokerUnavailable, PoisonEvent (call `restart` before the next pass), DatabaseUnavailable and LeaseLost
-        (nothing of the batch was written, the lanes concerned must be loaded again).
+        Raises BrokerUnavailable, TopicUnavailable, PoisonEvent (call `restart` before the next pass), LeaseLost (no
+        position was written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
         """
         work = self._work
         try:
@@ -188,29 +190,22 @@ class Relay:
         states = {lane: state for lane, state in self._lanes.items() if not (state.draining or state.blocked)}
         if not states:
             return False
-        end, last_id, start = next_window({lane: state.read for lane, state in states.items()})
         with translate():
             async with self._pool.acquire() as conn:
-                rows: Sequence[asyncpg.Record] | None = None
-                if end is None:
-                    opened = await outbox.open_window(conn, start, self._prefetch)
-                    end, rows = opened.end, opened.rows
-                    complete = rows is not None
-                    if rows is None:
-                        last_id = await outbox.id_before_window(conn, start)
-                if rows is None:
-                    rows = await outbox.continue_window(conn, start, end, last_id, self._prefetch)
-                    complete = len(rows) < self._prefetch
-        within = {lane: position.opened(end, last_id) for lane, position in start.items()}
-        after = {lane: closed(end) if complete else position.within(rows[-1][0]) for lane, position in within.items()}
-        self._take(states, start, split(rows, within, after, self._batch_size), after)
-        return bool(rows)
+                found = await read(conn, {lane: state.read for lane, state in states.items()}, self._prefetch)
+        self._take(found, {lane: states[lane] for lane in found.after})
+        return bool(found.rows)
 
-    def _take(self, states: Mapping[int, _Lane], start: Positions, batches: Sequence[Batch], after: Positions) -> None:
+    def _take(self, found: Reading, states: Mapping[int, _Lane]) -> None:
         """Queue what was read, but for lanes that were lost, drained or blocked meanwhile."""
-        gone = {lane for lane in start if self._lanes.get(lane) is not states[lane] or states[lane].draining}
-        for lane in start.keys() - gone:
-            states[lane].read = after[lane]
+        gone = {
+            lane
+            for lane, state in states.items()
+            if self._lanes.get(lane) is not state or state.draining or state.blocked
+        }
+        for lane in states.keys() - gone:
+            states[lane].read = found.after[lane]
+        batches = split(found.rows, found.start, found.after, self._batch_size)
         self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
 
     async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
@@ -256,10 +251,9 @@ class Relay:
     async def _settle(self) -> int:
         """Wait for the oldest batch's acknowledgements and write the position behind it and behind all done after it."""
         work = self._work
-        await self._producer.acknowledged(work.flights[0].sent)
-        done = [work.flights[0]]
-        for flight in list(work.flights)[1:]:
-            if not all(sent.acknowledged.done() for sent in flight.sent):
+        done: list[_Flight] = []
+        for flight in tuple(work.flights):
+            if flight.sent is None or (done and not all(sent.acknowledged.done() for sent in flight.sent)):
                 break
             await self._producer.acknowledged(flight.sent)
             done.append(flight)

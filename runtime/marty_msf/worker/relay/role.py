@@ -141,6 +141,7 @@ class RelayRole:
                 done = await relay.run_once()
             except LeaseLost as error:
                 logger.info("%s", error)
+                await relay.forget()
                 owner.lost(list(relay.lanes))
                 continue
             self._metrics.published.inc(done.published)

@@ -1,0 +1,50 @@
+"""CloudEvents as Kafka headers: what the relay writes is what every reader finds."""
+
+from datetime import datetime
+
+import pytest
+
+from marty_msf.core.cloudevents import Envelope, envelope, headers, source, timestamp
+
+
+def made(own: str | None = None) -> dict[str, bytes]:
+    return dict(headers("e-1", "order_created", source("shop", "order"), b"o-1", 1_700_000_000.25, 42, own))
+
+
+def test_written_attributes_are_read_back() -> None:
+    assert envelope(made()) == Envelope(
+        id="e-1",
+        type="order_created",
+        source="/marty/shop/order",
+        subject="o-1",
+        time="2023-11-14T22:13:20.250000Z",
+        sequence=42,
+    )
+    assert made()["ce_specversion"] == b"1.0"
+    assert made()["content-type"] == b"application/json"
+
+
+def test_own_headers_are_added_and_may_say_another_content_type() -> None:
+    own = made('{"traceparent": "00-ab", "Content-Type": "application/protobuf"}')
+
+    assert own["traceparent"] == b"00-ab"
+    assert own["Content-Type"] == b"application/protobuf"
+    assert "content-type" not in own
+
+
+def test_names_that_are_no_uri_are_percent_encoded() -> None:
+    assert source("a/b", "ö d") == ("ce_source", b"/marty/a%2Fb/%C3%B6%20d")
+
+
+def test_the_time_is_rfc_3339_to_the_microsecond() -> None:
+    assert timestamp(1_700_000_000.999999) == b"2023-11-14T22:13:20.999999Z"
+    assert datetime.fromisoformat(timestamp(0.9999999).decode()).timestamp() == 1.0
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"1.5", "٣".encode(), b"\xff", b"9" * 30])
+def test_a_sequence_that_is_no_number_is_none(value: bytes) -> None:
+    assert envelope({"ce_martysequence": value}).sequence is None
+
+
+def test_a_foreign_message_has_empty_attributes() -> None:
+    assert envelope({"ce_type": b"\xff\xfe", "other": b"x"}) == Envelope("", "\ufffd\ufffd", "", "", "", None)
