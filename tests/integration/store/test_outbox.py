@@ -1,0 +1,197 @@
+"""The outbox's SQL face: what `marty.enqueue_event` accepts and refuses, the stored position, and its one owner."""
+
+import asyncpg
+import pytest
+
+from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
+from marty_msf.core.lanes import LANES
+from marty_msf.core.windows import BEGINNING, Position, Snapshot, closed
+from marty_msf.store import leases, outbox, outbox_position
+
+pytestmark = pytest.mark.postgres
+
+SCOPE = "relay:ns/name"
+ENQUEUE = "SELECT marty.enqueue_event($1, $2, $3, $4, $5, $6)"
+GOOD = ("order.events", "order_created", '{"total": 5}', "o-1", "order", "{}")
+
+
+def but(**changes: str | None) -> tuple[str | None, ...]:
+    names = ("topic", "event_type", "payload", "aggregate_id", "aggregate_type", "headers")
+    return tuple(changes.get(name, value) for name, value in zip(names, GOOD, strict=True))
+
+
+async def test_an_event_is_part_of_the_callers_transaction(conn: asyncpg.Connection) -> None:
+    transaction = conn.transaction()
+    await transaction.start()
+    await conn.fetchval(ENQUEUE, *GOOD)
+    await transaction.rollback()
+    second = await conn.fetchval(ENQUEUE, *GOOD)
+
+    rows = await conn.fetch("SELECT id, lane, payload, headers FROM marty.outbox")
+    assert [(row["id"], row["payload"], row["headers"]) for row in rows] == [(second, b'{"total": 5}', None)]
+    assert rows[0]["lane"] == await conn.fetchval("SELECT marty.lane_of('o-1')")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "message"),
+    [
+        (but(payload='{"x": "' + "y" * 900_000 + '"}'), "MA001", "over the limit of 900000"),
+        (but(topic="no topic"), "MA002", "'no topic' is no Kafka topic name"),
+        (but(topic=""), "MA002", "is no Kafka topic name"),
+        (but(topic=".."), "MA002", "is no Kafka topic name"),
+        (but(topic="t" * 250), "MA002", "is no Kafka topic name"),
+        (but(topic=None), "MA002", "NULL is no Kafka topic name"),
+        (but(headers='{"ce_id": "x"}'), "MA003", "'ce_id' is refused"),
+        (but(headers='{"CE_ID": "x"}'), "MA003", "'CE_ID' is refused"),
+        (but(headers='{"a b": "x"}'), "MA003", "'a b' is refused"),
+        (but(headers='{"a": 1}'), "MA003", "'a' is refused"),
+        (but(headers="[]"), "MA003", "must be a JSON object"),
+        (but(headers='{"a": "' + "y" * 16_384 + '"}'), "MA003", "at most 16384 bytes"),
+        (but(event_type=""), "MA004", "event type ''"),
+        (but(event_type=None), "MA004", "event type NULL"),
+        (but(aggregate_id=""), "MA004", "aggregate id ''"),
+        (but(aggregate_id="a" * 513), "MA004", "aggregate id"),
+        (but(aggregate_type=None), "MA004", "aggregate type NULL"),
+        (but(payload=None), "MA004", "payload is missing"),
+    ],
+)
+async def test_bad_input_is_refused_with_a_code_and_a_hint(
+    conn: asyncpg.Connection, arguments: tuple[str | None, ...], state: str, message: str
+) -> None:
+    with pytest.raises(asyncpg.PostgresError, match=message) as caught:
+        await conn.fetchval(ENQUEUE, *arguments)
+
+    assert caught.value.sqlstate == state
+    assert caught.value.hint
+
+
+async def test_sql_in_the_arguments_is_data(conn: asyncpg.Connection) -> None:
+    nasty = "x'); DROP TABLE marty.outbox; --"
+    await conn.fetchval(ENQUEUE, *but(event_type=nasty, aggregate_id=nasty, aggregate_type=nasty))
+
+    assert await conn.fetchval("SELECT aggregate_id FROM marty.outbox") == nasty
+
+
+async def test_bytes_are_stored_as_they_are(conn: asyncpg.Connection) -> None:
+    await conn.execute("SELECT marty.enqueue_event_bytes('t', 'e', $1, 'a')", b"\x00\xff")
+
+    assert await conn.fetchval("SELECT payload FROM marty.outbox") == b"\x00\xff"
+
+
+async def test_ids_and_transactions_cannot_be_chosen(conn: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.GeneratedAlwaysError):
+        await conn.execute(
+            "INSERT INTO marty.outbox (id, lane, topic, event_type, aggregate_type, aggregate_id, payload)"
+            " VALUES (1, 0, 't', 'e', '', 'a', '')"
+        )
+
+
+async def owned(conn: asyncpg.Connection, resource: str = "ns/name") -> dict[int, int]:
+    await outbox_position.own(conn, resource)
+    await outbox_position.load(conn, list(range(LANES)))
+    return dict((await leases.claim(conn, SCOPE, "me", range(LANES), 60)).held)
+
+
+async def test_positions_are_stored_and_loaded_as_they_are(conn: asyncpg.Connection) -> None:
+    epochs = await owned(conn)
+    positions = {
+        0: Position(BEGINNING, Snapshot(5, 9, (5, 7)), 42),
+        1: closed(Snapshot(5, 9, (5, 7))),
+    }
+    await outbox_position.store(conn, SCOPE, "me", "ns/name", epochs, positions, {0: 3})
+
+    assert await outbox_position.load(conn, [0, 1]) == positions
+    assert await outbox_position.published_total(conn) == 3
+
+
+async def test_a_zombie_cannot_store_a_position(conn: asyncpg.Connection) -> None:
+    epochs = await owned(conn)
+    before = await outbox_position.load(conn, [0, 1])
+    await leases.release(conn, SCOPE, "me", [1])
+
+    with pytest.raises(LeaseLost):
+        await outbox_position.store(
+            conn, SCOPE, "me", "ns/name", epochs, dict.fromkeys((0, 1), closed(Snapshot(9, 9, ()))), {0: 1, 1: 1}
+        )
+    assert await outbox_position.load(conn, [0, 1]) == before
+    assert await outbox_position.published_total(conn) == 0
+
+
+async def test_a_relay_that_lost_the_outbox_cannot_store_a_position(conn: asyncpg.Connection) -> None:
+    epochs = await owned(conn)
+    await conn.execute("UPDATE marty.outbox_owner SET resource = 'ns/other'")
+
+    with pytest.raises(LeaseLost):
+        await outbox_position.store(conn, SCOPE, "me", "ns/name", epochs, {0: closed(BEGINNING)}, {})
+
+
+async def test_a_second_relay_is_told_who_owns_the_outbox_until_that_one_is_silent(conn: asyncpg.Connection) -> None:
+    await outbox_position.own(conn, "ns/first")
+    await outbox_position.own(conn, "ns/first")
+    with pytest.raises(OutboxOwned, match="published by OutboxRelay ns/first, so ns/second stays idle"):
+        await outbox_position.own(conn, "ns/second")
+
+    await conn.execute("UPDATE marty.outbox_owner SET expires_at = now() - interval '1 second'")
+    await outbox_position.own(conn, "ns/second")
+    with pytest.raises(OutboxOwned):
+        await outbox_position.own(conn, "ns/first")
+
+
+async def test_the_last_worker_of_a_relay_leaves_the_outbox_free(conn: asyncpg.Connection) -> None:
+    await outbox_position.own(conn, "ns/name")
+    await leases.claim(conn, SCOPE, "other pod", range(LANES), 60)
+    await outbox_position.disown(conn, "ns/name", SCOPE)
+    with pytest.raises(OutboxOwned):
+        await outbox_position.own(conn, "ns/second")
+
+    await leases.leave(conn, SCOPE, "other pod")
+    await outbox_position.disown(conn, "ns/name", SCOPE)
+    await outbox_position.own(conn, "ns/second")
+
+
+async def test_positions_of_another_cluster_are_refused_with_the_ways_out(conn: asyncpg.Connection) -> None:
+    await owned(conn)
+    await conn.execute("UPDATE marty.outbox_position SET system_identifier = 1")
+
+    with pytest.raises(OutboxRestored, match=r"DELETE FROM marty\.outbox_position") as caught:
+        await outbox_position.load(conn, list(range(LANES)))
+    # Both remedies are statements that work.
+    for statement in [part for part in str(caught.value).split("`") if part.startswith(("DELETE", "UPDATE"))][::-1]:
+        await conn.execute(statement)
+        await outbox_position.load(conn, list(range(LANES)))
+
+
+async def test_the_backlog_is_what_was_enqueued_and_not_published(conn: asyncpg.Connection) -> None:
+    epochs = await owned(conn)
+    for number in range(10):
+        await conn.fetchval(ENQUEUE, *but(aggregate_id=f"o-{number}"))
+    positions = await outbox_position.load(conn, list(range(LANES)))
+    assert (await outbox.backlog(conn, 1000)).events == 10
+    assert (await outbox.backlog(conn, 4)).events == 4
+
+    opened = await outbox.open_window(conn, positions, 100)
+    assert opened.rows is not None
+    fourth = opened.rows[3]["id"]
+    within = {lane: position.opened(opened.end, fourth) for lane, position in positions.items()}
+    await outbox_position.store(conn, SCOPE, "me", "ns/name", epochs, within, {})
+    await conn.fetchval(ENQUEUE, *GOOD)
+    found = await outbox.backlog(conn, 1000)
+    assert found.events == 7
+    assert 0 < found.oldest_seconds < 60
+
+    end = (await outbox.open_window(conn, positions, 100)).end
+    await outbox_position.store(conn, SCOPE, "me", "ns/name", epochs, dict.fromkeys(range(LANES), closed(end)), {})
+    assert await outbox.backlog(conn, 1000) == outbox.Backlog(0, 0.0)
+
+
+async def test_an_open_writer_is_named(conn: asyncpg.Connection, postgres_url: str) -> None:
+    assert await outbox.oldest_writer(conn) is None
+    writer = await asyncpg.connect(postgres_url, server_settings={"application_name": "forgetful"})
+    try:
+        await writer.execute("BEGIN")
+        await writer.fetchval(ENQUEUE, *GOOD)
+        found = await outbox.oldest_writer(conn)
+        assert found is not None
+        assert "forgetful" in found.name
+    finally:
+        await writer.close()
