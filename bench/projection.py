@@ -1,35 +1,36 @@
-"""Projection floor: >= 20 k events/s from Kafka to the read model, 100 k keys uniform, 8 partitions, one secondary index.
+"""How fast a projection reads Kafka into its table: the real `marty run projection` process, from backlog to lag 0.
 
-Runs `marty run projection` as the pod does, against the local servers, and verifies every row against a recomputation.
+Events of 100 k keys, uniform, in 8 partitions; one secondary index; the first 5,000 events are warm-up. Afterwards every
+row is compared with a recomputation in Python, and every event must have been counted once.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import random
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
 from confluent_kafka import Producer
 
+from bench.harness import WARM_UP_ITEMS, Cost, Result, fresh_database, measure, report
 from marty_msf.core import worker_config
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.worker_config import ProjectionConfig
-from tests.support import kafka, postgres
+from tests.support.kafka import create_topic, delete_topics
 from tests.support.processes import Process, free_port, running
 from tests.support.servers import server
 
-KEYS = 100_000
-PARTITIONS = 8
-WARM_UP = 5_000
 FLOOR = 20_000
 LEAST_SECONDS = 30
+KEYS = 100_000
+PARTITIONS = 8
 SEED = 20260131
 STATUSES = ("open", "packed", "sent", "returned")
 PADDING = "x" * 180
@@ -142,124 +143,117 @@ def config(bootstrap: str, topic: str, batch_size: int) -> str:
     return worker_config.render(ProjectionConfig(namespace="bench", name="orders", spec=spec))
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """The state of everything at one moment."""
-
-    at: float
-    passed: int
-    commits: int
-    wal_bytes: int
-    worker_cpu_seconds: float
-
-
-async def mark(conn: asyncpg.Connection, pid: int) -> Mark:
-    row = await conn.fetchrow(
-        "SELECT (SELECT coalesce(sum(next_offset), 0) FROM marty.kafka_position WHERE scope = $1)::bigint AS passed,"
-        " (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()) AS commits,"
-        " (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint AS wal",
-        SCOPE,
-    )
-    return Mark(time.monotonic(), row["passed"], row["commits"], row["wal"], cpu_seconds(pid))
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def reached(conn: asyncpg.Connection, worker: Process, target: int, every: float) -> Mark:
-    """Wait until `target` events are passed; says how far it is every five seconds."""
-    told = time.monotonic()
-    while True:
-        if worker.returncode is not None:
-            raise RuntimeError(f"the worker ended:\n{worker.output()}")
-        now = await mark(conn, worker.pid)
-        if now.passed >= target:
-            return now
-        if now.at - told > 5:
-            told = now.at
-            print(f"  {now.passed:>9,} events", flush=True)
-        await asyncio.sleep(every)
-
-
-async def verify(conn: asyncpg.Connection, expected: dict[str, Row], count: int) -> None:
-    """Every row, and every event counted once. Raises ValueError: the run is void."""
-    rows = await conn.fetch("SELECT order_id, customer_id, status, total, version FROM public.order_view")
-    found = {row[0]: (row[1], row[2], row[3], row[4]) for row in rows}
-    if found != expected:
-        wrong = [key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key)]
-        raise ValueError(
-            f"{len(wrong)} rows differ, for instance {wrong[0]}: {expected.get(wrong[0])} {found.get(wrong[0])}"
+async def passed(conn: asyncpg.Connection) -> int:
+    """Events whose position is behind them."""
+    return int(
+        await conn.fetchval(
+            "SELECT coalesce(sum(next_offset), 0)::bigint FROM marty.kafka_position WHERE scope = $1", SCOPE
         )
-    processed, duplicates = await conn.fetchrow(
-        "SELECT sum(processed)::bigint, sum(duplicates)::bigint FROM marty.projection_counter WHERE scope = $1", SCOPE
+    )
+
+
+async def wait_for(conn: asyncpg.Connection, count: int, worker: Process) -> int:
+    """Wait until at least `count` events are passed; returns how many are."""
+    deadline = time.monotonic() + 600
+    while (now := await passed(conn)) < count:
+        if worker.returncode is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"the projection stands at {now} of {count}:\n{worker.output()[-3000:]}")
+        await asyncio.sleep(0.05)
+    return now
+
+
+async def drain(url: str, bootstrap: str, topic: str, count: int, batch_size: int) -> Cost:
+    """Start the worker on the backlog and measure from the end of the warm-up until everything is passed."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "config.json"
+        path.write_text(config(bootstrap, topic, batch_size))
+        environment = {
+            "MARTY_DATABASE_URL": url,
+            "MARTY_TOKEN": "benchmark-token-0",
+            "MARTY_HTTP_HOST": "127.0.0.1",
+            "MARTY_HTTP_PORT": str(free_port()),
+        }
+        conn = await asyncpg.connect(url)
+        try:
+            async with running(
+                ["-m", "marty_msf.cli", "run", "projection", "--config", str(path)],
+                Path(directory) / "log",
+                environment,
+            ) as worker:
+                await wait_for(conn, WARM_UP_ITEMS, worker)
+                async with measure(url, {"worker": worker.pid}) as cost:
+                    before = await passed(conn)
+                    cost.items = await wait_for(conn, count, worker) - before
+                worker.send(signal.SIGTERM)
+                if await worker.wait() != 0:
+                    raise RuntimeError(worker.output()[-3000:])
+        finally:
+            await conn.close()
+    return cost
+
+
+async def verify(url: str, expected: Mapping[str, Row], count: int) -> tuple[dict[str, str], list[str]]:
+    """Every row against the recomputation, every event counted once; returns what was found and what was wrong."""
+    conn = await asyncpg.connect(url)
+    try:
+        rows = await conn.fetch("SELECT order_id, customer_id, status, total, version FROM public.order_view")
+        processed, duplicates = await conn.fetchrow(
+            "SELECT sum(processed)::bigint, sum(duplicates)::bigint FROM marty.projection_counter WHERE scope = $1",
+            SCOPE,
+        )
+    finally:
+        await conn.close()
+    table = {row[0]: (row[1], row[2], row[3], row[4]) for row in rows}
+    wrong = sorted(key for key in expected.keys() | table.keys() if expected.get(key) != table.get(key))
+    found = {
+        "rows as recomputed": f"{len(expected) - len(wrong)} of {len(expected)}",
+        "events counted": f"{processed} of {count}, {duplicates} duplicates",
+    }
+    failures = (
+        [f"{len(wrong)} rows differ: {wrong[0]} is {table.get(wrong[0])}, not {expected.get(wrong[0])}"]
+        if wrong
+        else []
     )
     if (processed, duplicates) != (count, 0):
-        raise ValueError(f"{processed} events processed and {duplicates} duplicates, {count} and 0 were published")
+        failures.append(f"{processed} events and {duplicates} duplicates were counted, {count} and 0 were published")
+    return found, failures
 
 
-async def bench(count: int, batch_size: int) -> int:
-    bootstrap, topic = server("MARTY_TEST_KAFKA"), f"bench-projection-{os.getpid()}"
-    kafka.create_topic(bootstrap, topic, PARTITIONS)
+async def run(events: int, batch_size: int) -> int:
+    bootstrap = server("MARTY_TEST_KAFKA")
+    topic = f"bench-projection-{time.time_ns()}"
+    create_topic(bootstrap, topic, PARTITIONS)
+    total = events + WARM_UP_ITEMS
     try:
-        print(f"publishing {count:,} events over {KEYS:,} keys to {PARTITIONS} partitions", flush=True)
-        expected = await asyncio.to_thread(publish, bootstrap, topic, count)
-        async with postgres.database(await postgres.ensure_template()) as url:
-            conn = await asyncpg.connect(url)
-            with tempfile.TemporaryDirectory() as directory:
-                file = Path(directory) / "config.json"
-                file.write_text(config(bootstrap, topic, batch_size))
-                environment = {
-                    "MARTY_DATABASE_URL": url,
-                    "MARTY_TOKEN": "a-token-for-the-bench-only",
-                    "MARTY_HTTP_HOST": "127.0.0.1",
-                    "MARTY_HTTP_PORT": str(free_port()),
-                }
-                arguments = ["-m", "marty_msf.cli", "run", "projection", "--config", str(file)]
-                async with running(arguments, Path(directory) / "worker.log", environment) as worker:
-                    start = await reached(conn, worker, WARM_UP, every=0.01)
-                    end = await reached(conn, worker, count, every=0.1)
-            await verify(conn, expected, count)
-            await conn.close()
+        print(f"publishing {total} events of {KEYS} keys", flush=True)
+        expected = await asyncio.to_thread(publish, bootstrap, topic, total)
+        async with fresh_database() as url:
+            print("projecting", flush=True)
+            cost = await drain(url, bootstrap, topic, total, batch_size)
+            found, failures = await verify(url, expected, total)
     finally:
-        kafka.delete_topics(bootstrap, [topic])
-    return report(start, end, count, batch_size)
-
-
-def report(start: Mark, end: Mark, count: int, batch_size: int) -> int:
-    events, seconds = end.passed - start.passed, end.at - start.at
-    rate, commits = events / seconds, end.commits - start.commits
-    result = {
-        "name": "projection",
-        "events": events,
-        "seconds": round(seconds, 2),
-        "events_per_second": round(rate),
-        "batch_size": batch_size,
-        "commits": commits,
-        "wal_bytes": end.wal_bytes - start.wal_bytes,
-        "wal_bytes_per_event": round((end.wal_bytes - start.wal_bytes) / events),
-        "worker_cpu_us_per_event": round((end.worker_cpu_seconds - start.worker_cpu_seconds) / events * 1e6, 1),
-        "verified": True,
-    }
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "projection.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
-    enough = seconds >= LEAST_SECONDS
-    if not enough:
-        print(f"only {seconds:.1f} s measured: use --events {int(count * 1.2 * LEAST_SECONDS / seconds)}")
-    met = rate >= FLOOR and enough
-    print(f"FLOOR projection: {rate:,.0f} events/s of {FLOOR:,}: {'met' if met else 'short'}")
-    return 0 if met else 1
+        delete_topics(bootstrap, [topic])
+    if cost.seconds < LEAST_SECONDS:
+        failures.append(f"measured {cost.seconds:.0f} s, less than {LEAST_SECONDS}: use more --events")
+    return report(
+        Result(
+            name="projection",
+            unit="events/s projected",
+            floor=FLOOR,
+            cost=cost,
+            settings={"keys": KEYS, "partitions": PARTITIONS, "batch_size": batch_size, "warm_up": WARM_UP_ITEMS},
+            verified=found,
+            failures=tuple(failures),
+        )
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=2_500_000)
+    parser.add_argument("--events", type=int, default=2_000_000)
     parser.add_argument("--batch-size", type=int, default=2000)
-    arguments = parser.parse_args()
-    return asyncio.run(bench(arguments.events, arguments.batch_size))
+    given = parser.parse_args()
+    return asyncio.run(run(given.events, given.batch_size))
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class KafkaInput:
         self._failure: BrokerUnavailable | None = None
         self._changed, self._failed, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._meter = LagMeter(context.pool, self._scope)
-        #: Set once Kafka was asked for the first time: from then on its problems are on the board.
+        #: Set once topics were looked at and leases claimed, or Kafka did not answer: its problems are on the board.
         self.looked = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -244,6 +244,8 @@ class KafkaInput:
                 del self._owners[topic]
             if wanted and topic not in self._owners:
                 self._owners[topic] = _TopicOwner(self, self._context, self._scope, topic, wanted, tasks)
+        for owner in self._owners.values():
+            await owner.lanes.ready.wait()
         await self._look_at_lost()
         self.looked.set()
 

@@ -19,7 +19,7 @@ from marty_msf.store.database import open_pool
 from marty_msf.store.read_model import Table
 from marty_msf.worker.board import Board
 from marty_msf.worker.kafka_input import KafkaInput
-from marty_msf.worker.projection.projector import Projector
+from marty_msf.worker.projection.projector import Pass, Projector
 from marty_msf.worker.role import Context
 
 RESOURCE = "shop/orders"
@@ -150,10 +150,11 @@ async def projecting(
         )
         projector = Projector(pool, kafka, value, SCOPE)
         stop = asyncio.Event()
+        passes: list[Pass] = []
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(kafka.run(stop))
             if drive:
-                tasks.create_task(projector.run(stop))
+                tasks.create_task(projector.run(stop, passes.append))
             try:
                 yield Running(projector, kafka, own.board, pool, stop)
             finally:

@@ -1,6 +1,7 @@
 """The projection's loop: read a batch, fold it, and write rows, sequences, totals and positions in one transaction."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,11 +60,11 @@ class Projector:
         #: Records still to be read one by one, to find the one that Postgres refuses.
         self._one_by_one = 0
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`, then store what is folded."""
+    async def run(self, stop: asyncio.Event, passed: Callable[[Pass], None]) -> None:
+        """Work until `stop`, then store what is folded; `passed` hears of every pass."""
         while not stop.is_set():
-            await self.run_once()
-        await self.finish()
+            passed(await self.run_once())
+        passed(await self.finish())
 
     async def run_once(self) -> Pass:
         """Store the batch folded by the pass before and, at the same time, read and fold the next one.

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Final
 
 from aiohttp import web
 
@@ -13,12 +15,16 @@ from marty_msf.core.worker_status import Local, ProblemReason, ProjectionTotals
 from marty_msf.store import positions, projection, read_model
 from marty_msf.store.database import translate
 from marty_msf.store.read_model import Table
+from marty_msf.worker.backoff import pause
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.kafka_lag import Lag
 from marty_msf.worker.ownership import any_of
+from marty_msf.worker.projection.metrics import ProjectionMetrics
 from marty_msf.worker.projection.projector import Projector
 from marty_msf.worker.role import Context
+
+LAG_SECONDS: Final = 5.0
 
 
 class ProjectionRole:
@@ -30,6 +36,7 @@ class ProjectionRole:
         self._scope = f"{Role.PROJECTION.value}:{context.resource}"
         self._kafka: KafkaInput | None = None
         self._lag = Lag(0, 0)
+        self._metrics = ProjectionMetrics(context.registry)
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -47,7 +54,8 @@ class ProjectionRole:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(kafka.run(stop))
                 tasks.create_task(self._tell_started(kafka, stop))
-                tasks.create_task(projector.run(stop))
+                tasks.create_task(projector.run(stop, lambda done: self._metrics.passed(done, kafka.owned)))
+                tasks.create_task(self._watch_lag(kafka, stop))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
@@ -59,10 +67,7 @@ class ProjectionRole:
             async with self._context.pool.acquire() as conn:
                 processed, duplicates = await projection.totals(conn, self._scope)
         if self._kafka:
-            try:
-                self._lag = await self._kafka.lag()
-            except BrokerUnavailable as error:
-                self._context.board.report_error(error)
+            await self._read_lag(self._kafka)
         return ProjectionTotals(
             processed_total=processed,
             duplicates_total=duplicates,
@@ -97,3 +102,15 @@ class ProjectionRole:
         )
         await any_of(stop, kafka.looked)
         board.clear(ProblemReason.STARTING)
+
+    async def _watch_lag(self, kafka: KafkaInput, stop: asyncio.Event) -> None:
+        """Keep the gauges fresh, also when nobody asks for the status."""
+        while not stop.is_set():
+            await self._read_lag(kafka)
+            await pause(stop, LAG_SECONDS)
+
+    async def _read_lag(self, kafka: KafkaInput) -> None:
+        """While Kafka is away the last lag known stays: the board shows that it is away."""
+        with suppress(BrokerUnavailable):
+            self._lag = await kafka.lag()
+            self._metrics.lag(self._lag)
