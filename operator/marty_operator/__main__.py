@@ -39,8 +39,13 @@ async def run(settings: Settings) -> None:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         queue = WorkQueue(settings.concurrency)
         watched, lag = WatchedGenerations(), LoopLag()
-        lister = Lister(cluster, settings.namespaces, queue.add)
         reconciler: Reconciler | None = None
+
+        def on_listed(key: Key, generation: int) -> None:
+            if reconciler is None or not reconciler.knows(key, generation):
+                queue.add(key)
+
+        lister = Lister(cluster, settings.namespaces, on_listed)
 
         def vitals() -> Vitals:
             read = reconciler.generations if reconciler else {}

@@ -15,6 +15,7 @@ from marty_msf.core.errors import MartyError
 from marty_msf.core.resources.kinds import KINDS, Role
 from marty_operator import metrics
 from marty_operator.cluster import Cluster
+from marty_operator.observation import deployment_trouble
 from marty_operator.plan.labels import MANAGED_BY, NAME, OPERATOR
 from marty_operator.plan.workload import Desired, objects, owned_name
 from marty_operator.resource import Key, Manifest, Resource
@@ -53,12 +54,20 @@ class Applier:
         self._cluster = cluster
         self._now = now
         self._applied: dict[Key, _Applied] = {}
+        self._trouble: dict[Key, str] = {}
 
     def forget(self, key: Key) -> None:
         self._applied.pop(key, None)
+        self._trouble.pop(key, None)
+
+    def trouble(self, key: Key) -> str:
+        """Why Kubernetes cannot make the resource's pods, as a watch showed it last; empty when it can."""
+        return self._trouble.get(key, "")
 
     def note(self, key: Key, manifest: Mapping[str, Any], gone: bool) -> None:
         """A watch showed an owned object: remember it as drift unless it is just what we applied last."""
+        if manifest["kind"] == "Deployment":
+            self._trouble[key] = "" if gone else deployment_trouble(manifest)
         applied = self._applied.get(key)
         if applied is None:
             return

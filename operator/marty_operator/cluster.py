@@ -4,6 +4,7 @@ The only module that calls `kubernetes`. It works with plain JSON: typed models 
 that a newer API server sends.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, cast
@@ -19,8 +20,11 @@ from marty_operator.resource import Manifest
 
 FIELD_MANAGER: Final = "marty-operator"
 CALL_SECONDS: Final = 15.0
+#: Short on purpose: a server that needs longer to recover meets the queue's backoff.
+RETRY_WAITS_SECONDS: Final = (0.1, 0.5)
 PAGE: Final = 500
 _JSON: Final = "application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _APPLY: Final = "application/apply-patch+yaml"
 _RETRYABLE: Final = frozenset({401, 408, 409, 410, 425, 429})
 _SERVED: Final[Mapping[str, tuple[str, str]]] = {
@@ -75,13 +79,16 @@ class Cluster:
     async def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         return await self._call("GET", _path(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str | None, labels: str = "") -> AsyncIterator[Manifest]:
+    async def list(
+        self, kind: str, namespace: str | None, labels: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Manifest]:
         """Every object of a kind, page by page; `namespace` None means all namespaces."""
         query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        accept = _METADATA if metadata_only else _JSON
         while True:
-            page = await self._call("GET", _path(kind, namespace), query)
-            for item in (page or {}).get("items", ()):
-                yield {"kind": kind, **item}
+            page = await self._call("GET", _path(kind, namespace), query, accept=accept)
+            for item in (page or {}).get("items") or ():
+                yield {**item, "kind": kind}
             query["continue"] = (page or {}).get("metadata", {}).get("continue", "")
             if not query["continue"]:
                 return
@@ -90,13 +97,13 @@ class Cluster:
         """Server-side apply: we own exactly the fields in `manifest`, whoever else sets others keeps them."""
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"])
-        return await self._apply(path, manifest)
+        return await self._apply(path, manifest, "Strict")
 
     async def apply_status(self, manifest: Manifest) -> Manifest:
-        """The same for the status subresource."""
+        """The same for the status subresource. A field that older CRDs do not know is dropped, the rest is written."""
         metadata = manifest["metadata"]
         path = _path(manifest["kind"], metadata["namespace"], metadata["name"]) + "/status"
-        return await self._apply(path, manifest)
+        return await self._apply(path, manifest, "Ignore")
 
     async def create(self, manifest: Manifest) -> Manifest:
         """Raises AlreadyExists when another create was first."""
@@ -117,8 +124,8 @@ class Cluster:
         names = {item["name"] for item in (served or {}).get("resources", ())}
         return all(kind.plural in names for kind in KINDS.values())
 
-    async def _apply(self, path: str, manifest: Manifest) -> Manifest:
-        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"}
+    async def _apply(self, path: str, manifest: Manifest, validation: str) -> Manifest:
+        query = {"fieldManager": FIELD_MANAGER, "force": "true", "fieldValidation": validation}
         applied = await self._call("PATCH", path, query, manifest, _APPLY)
         if applied is None:
             raise ClusterRefused(f"PATCH {path}", 404, "the namespace or the resource does not exist any more")
@@ -131,6 +138,24 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content_type: str = _JSON,
+        accept: str = _JSON,
+    ) -> Manifest | None:
+        """Calls that can be repeated are, at once: else a server that is merely shaky would hardly let a pass through."""
+        for wait in () if method == "POST" else RETRY_WAITS_SECONDS:
+            try:
+                return await self._once(method, path, query, body, content_type, accept)
+            except ClusterUnavailable:
+                await asyncio.sleep(wait)
+        return await self._once(method, path, query, body, content_type, accept)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Manifest | None,
+        content_type: str,
+        accept: str,
     ) -> Manifest | None:
         what = f"{method} {path}"
         try:
@@ -138,7 +163,7 @@ class Cluster:
                 method,
                 path,
                 query_params=dict(query or {}),
-                header_params={"Accept": _JSON, "Content-Type": content_type},
+                header_params={"Accept": accept, "Content-Type": content_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )

@@ -154,7 +154,9 @@ def _idle(observed: Observed) -> Reason:
 
 
 def _not_yet(observed: Observed) -> Verdict:
-    trouble = next((f"pod {w.pod.name}: {w.pod.trouble}" for w in observed.workers if w.pod.trouble), None)
+    trouble = observed.trouble or next(
+        (f"pod {w.pod.name}: {w.pod.trouble}" for w in observed.workers if w.pod.trouble), None
+    )
     if trouble:
         return Verdict(READY, "False", Reason.PODS_FAILING, trouble)
     if observed.migration.phase is MigrationPhase.RUNNING:

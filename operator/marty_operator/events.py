@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT: Final = 1000
 #: A resource that passes through these is only on its way.
-_ON_THE_WAY: Final = frozenset({Reason.PENDING, Reason.MIGRATING, Reason.WORKERS_STARTING, ProblemReason.STARTING})
+_ON_THE_WAY: Final = frozenset({Reason.MIGRATING, Reason.WORKERS_STARTING, ProblemReason.STARTING})
 #: Reconciling and ConfigApplied change with every edit; as Events they would only repeat what Ready and Stalled say.
 _TOLD: Final = frozenset({READY, STALLED})
 
@@ -27,7 +27,7 @@ _TOLD: Final = frozenset({READY, STALLED})
 def event(resource: Resource, condition: Mapping[str, Any], now: datetime) -> Manifest | None:
     """The Event of one transition; None when it is not worth one."""
     kind, status = condition["type"], condition["status"]
-    if kind not in _TOLD or (kind == STALLED and status != "True"):
+    if kind not in _TOLD or condition["reason"] == Reason.PENDING or (kind == STALLED and status != "True"):
         return None
     normal = kind == READY and (status != "False" or condition["reason"] in _ON_THE_WAY)
     unique = f"{resource.uid}{kind}{status}{condition['reason']}{condition['message']}{now.isoformat()}"

@@ -19,7 +19,7 @@ from marty_operator.resource import Key
 
 logger = logging.getLogger(__name__)
 
-LIST_SECONDS: Final = 60.0
+LIST_SECONDS: Final = 20.0
 
 
 @dataclass(slots=True)
@@ -46,12 +46,12 @@ class WatchedGenerations:
 
 
 class Lister:
-    """Adds every existing resource to the queue, once a minute and at the start."""
+    """Tells `found(key, generation)` of every existing resource, at the start and now and then."""
 
-    def __init__(self, cluster: Cluster, namespaces: Sequence[str], add: Callable[[Key], None]) -> None:
+    def __init__(self, cluster: Cluster, namespaces: Sequence[str], found: Callable[[Key, int], None]) -> None:
         self._cluster = cluster
         self._scopes: Sequence[str | None] = list(namespaces) or [None]
-        self._add = add
+        self._found = found
         self.succeeded_at = float("-inf")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -62,7 +62,7 @@ class Lister:
                 await self.run_once()
             except MartyError as error:
                 logger.warning("listing resources: %s", error)
-                pause = LIST_SECONDS / 10
+                pause = LIST_SECONDS / 5
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause)
 
@@ -71,9 +71,9 @@ class Lister:
         count = 0
         for kind in KINDS:
             for scope in self._scopes:
-                async for manifest in self._cluster.list(kind, scope):
+                async for manifest in self._cluster.list(kind, scope, metadata_only=True):
                     metadata = manifest["metadata"]
-                    self._add(Key(kind, metadata["namespace"], metadata["name"]))
+                    self._found(Key(kind, metadata["namespace"], metadata["name"]), int(metadata["generation"]))
                     count += 1
         self.succeeded_at = time.monotonic()
         return count

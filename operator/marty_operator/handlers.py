@@ -7,6 +7,7 @@ and need finalizers that would hang a namespace while the operator is away.
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,15 @@ OWNED: Final = (
 #: The token of a service account is replaced about hourly; kopf asks again this often.
 LOGIN_AGAIN: Final = timedelta(minutes=10)
 
+#: Shortest time between two starts of kopf.
 START_AGAIN_SECONDS: Final = 2.0
+SUPERVISE_SECONDS: Final = 0.5
+#: Longer than kopf needs to start its watches.
+MISSING_SECONDS: Final = 4.0
+#: Given to kopf to end its watches by itself; the process has 30 s from SIGTERM.
+PATIENCE_SECONDS: Final = 3.0
+#: How kopf names the tasks of its watches.
+WATCHER_TASK: Final = "watcher for "
 
 OnResource = Callable[[Key, int | None], None]
 Handler = Callable[..., Coroutine[Any, Any, None]]
@@ -60,6 +69,7 @@ def settings(namespaced: bool) -> kopf.OperatorSettings:
     result.watching.client_timeout = 310
     result.watching.connect_timeout = 30
     result.watching.reconnect_backoff = 1
+    result.networking.error_backoffs = (0.5, 1, 1, 2, 2, 4, 4)
     result.networking.request_timeout = 30
     result.networking.connect_timeout = 10
     for selector in OWNED:
@@ -72,10 +82,14 @@ async def watch(
 ) -> None:
     """Until `stop` or a signal, which sets `stop`; `ready` is set while kopf watches.
 
-    kopf ends with an error when the API server fails at the wrong moment. It is started again here: leaving that to
-    Kubernetes would mean minutes of back-off just after an outage. Meanwhile passes go on by themselves.
+    kopf ends with an error when the API server fails at the wrong moment, and leaves a watch dead that was answered
+    with, say, HTTP 410 or 403. In both cases it is started again here: leaving that to Kubernetes would mean minutes of
+    back-off just after an outage. Meanwhile passes go on by themselves.
     """
+    expected = (len(KINDS) + len(OWNED)) * max(1, len(namespaces))
     while not stop.is_set():
+        begun, end_round = time.monotonic(), asyncio.Event()
+        supervisor = asyncio.create_task(_supervise(expected, stop, end_round), name="watch supervisor")
         try:
             await kopf.operator(
                 registry=handlers,
@@ -85,15 +99,43 @@ async def watch(
                 standalone=True,
                 clusterwide=not namespaces,
                 namespaces=list(namespaces),
-                stop_flag=stop,
+                stop_flag=end_round,
                 ready_flag=ready,
             )
-            stop.set()
+            if not end_round.is_set():
+                stop.set()  # kopf met the signal itself
         except Exception as error:
-            logger.warning("the watches ended and are started again: %s: %s", type(error).__name__, error)
+            logger.warning("the watches ended: %s: %s", type(error).__name__, error)
+        finally:
+            supervisor.cancel()
             ready.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), START_AGAIN_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), max(0.0, START_AGAIN_SECONDS - (time.monotonic() - begun)))
+
+
+async def _supervise(expected: int, stop: asyncio.Event, end_round: asyncio.Event) -> None:
+    """End kopf's round on `stop`, and when fewer watches run than should; until cancelled, see to it that it does end.
+
+    When one watch fails, kopf stops all others, but one that is cancelled together with its pause waiter takes that for
+    a pause and goes on for ever. A second cancellation ends it.
+    """
+    missing_since = time.monotonic()
+    while not stop.is_set() and time.monotonic() - missing_since < MISSING_SECONDS:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), SUPERVISE_SECONDS)
+        if len(_watchers()) >= expected:
+            missing_since = time.monotonic()
+    if not stop.is_set():
+        logger.warning("only %d of %d watches run: all are started again", len(_watchers()), expected)
+    end_round.set()
+    while True:
+        await asyncio.sleep(PATIENCE_SECONDS)
+        for task in _watchers():
+            task.cancel()
+
+
+def _watchers() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if task.get_name().startswith(WATCHER_TASK)]
 
 
 async def login(**__: Any) -> kopf.ConnectionInfo:

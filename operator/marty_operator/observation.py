@@ -140,7 +140,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """All that a resource's status is made of. `revision` is empty when there has never been a good one."""
+    """All that a resource's status is made of.
+
+    `revision` is empty when there has never been a good one; `trouble` is why Kubernetes cannot make the pods.
+    """
 
     generation: int
     state: RunState
@@ -150,6 +153,7 @@ class Observed:
     workers: tuple[Worker, ...] = ()
     migration: Migration = Migration(MigrationPhase.DONE)
     blocker: Blocker | None = None
+    trouble: str = ""
 
     @property
     def working(self) -> list[Worker]:
@@ -190,6 +194,13 @@ def migration_state(job: Manifest | None) -> Migration:
     if "Failed" in conditions:
         return Migration(MigrationPhase.FAILED, conditions["Failed"].get("message", ""))
     return Migration(MigrationPhase.RUNNING)
+
+
+def deployment_trouble(manifest: Mapping[str, Any]) -> str:
+    """Why its pods cannot even be created (quota, admission), in Kubernetes's own words; empty when they can."""
+    conditions = (manifest.get("status") or {}).get("conditions") or ()
+    failing = (c for c in conditions if c["type"] == "ReplicaFailure" and c["status"] == "True")
+    return next((str(condition.get("message", "")) for condition in failing), "")
 
 
 def _trouble(status: Mapping[str, Any], scheduled: Mapping[str, Any]) -> str:

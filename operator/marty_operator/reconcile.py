@@ -3,6 +3,7 @@
 Every pass starts from what the API server says now; killing the operator between any two calls is mended by the next pass.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -35,6 +36,8 @@ UNSETTLED_SECONDS: Final = 1.0
 #: A resource that has not settled for a minute is looked at less often: it waits for something outside.
 WAITING_SECONDS: Final = 3.0
 PATIENCE_SECONDS: Final = 60.0
+#: A pass makes about a dozen calls, each with a time-out of its own; this bounds them together.
+PASS_SECONDS: Final = 60.0
 #: All passes together: with very many resources each is looked at less often, instead of flooding the API server.
 PASSES_PER_SECOND: Final = 25.0
 
@@ -89,10 +92,15 @@ class Reconciler:
         """The newest generation that a pass has read, per resource: what the watch must have shown by then."""
         return {key: memory.generation for key, memory in self._memory.items()}
 
+    def knows(self, key: Key, generation: int) -> bool:
+        """Whether a pass has read this generation already."""
+        return key in self._memory and self._memory[key].generation >= generation
+
     async def __call__(self, key: Key) -> float | None:
         try:
             with metrics.RECONCILE_SECONDS.labels(key.kind).time():
-                return await self._reconcile(key)
+                async with asyncio.timeout(PASS_SECONDS):
+                    return await self._reconcile(key)
         except Exception as error:
             metrics.RECONCILE_ERRORS.labels(key.kind, type(error).__name__).inc()
             raise
@@ -182,6 +190,7 @@ class Reconciler:
             workers=tuple(await self._workers.ask(pods, memory.token)),
             migration=migration,
             blocker=blocker,
+            trouble=self.applier.trouble(resource.key),
         )
         if memory.migration and any(
             problem.reason is ProblemReason.SCHEMA_OUTDATED

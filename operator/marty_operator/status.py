@@ -48,12 +48,12 @@ def build(key: Key, observed: Observed, wanted: Sequence[Verdict], previous: Map
 
 
 def write_delay(previous: Mapping[str, Any], new: Mapping[str, Any], since_last_write: float) -> float | None:
-    """Seconds to wait before `new` is written: 0 at once, None not at all."""
+    """Seconds to wait before `new` is written: 0 at once, None not at all. Messages may hold numbers and wait with them."""
     if previous == new:
         return None
     if not previous or any(previous.get(field) != new.get(field) for field in _STRUCTURE):
         return 0.0
-    if _without_times(previous) != _without_times(new):
+    if _states(previous) != _states(new):
         return 0.0
     return max(0.0, NUMBERS_SECONDS - since_last_write)
 
@@ -182,8 +182,8 @@ def _kept(previous: Mapping[str, Any]) -> Manifest:
     return {name: value for name, value in previous.items() if name not in _STRUCTURE and name != "conditions"}
 
 
-def _without_times(status: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    fields = ("type", "status", "reason", "message", "observedGeneration")
+def _states(status: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    fields = ("type", "status", "reason", "observedGeneration")
     return [tuple(condition.get(name) for name in fields) for condition in status.get("conditions", ())]
 
 

@@ -45,6 +45,10 @@ TABLE: dict[str, tuple[Observed, str, str, str, str]] = {
         observed(worker(ready=False, silent=True, trouble="ErrImagePull: no such image")),
         "False PodsFailing", "True", "False", "False",
     ),
+    "quota allows no pod": (
+        observed(trouble='pods "x" is forbidden: exceeded quota'),
+        "False PodsFailing pods", "True", "False", "False",
+    ),
     "database refuses": (observed(worker(NO_DATABASE, ready=False)), "False DatabaseUnavailable", "False", "False", "True"),
     "database refuses before readiness noticed": (
         observed(worker(NO_DATABASE)),
@@ -109,7 +113,7 @@ def test_conditions_say_what_is_so(name: str) -> None:
     found = verdicts(seen)
     assert [v.type for v in found] == [READY, RECONCILING, STALLED, CONFIG_APPLIED]
     for verdict, wanted in zip(found, expected, strict=True):
-        assert f"{verdict.status} {verdict.reason}".startswith(wanted), verdict
+        assert f"{verdict.status} {verdict.reason} {verdict.message}".startswith(wanted), verdict
         assert verdict.message
 
 
