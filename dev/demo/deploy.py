@@ -2,23 +2,28 @@
 
 import asyncio
 import os
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dev.cluster.commands import run, without_proxies
+from dev.cluster.errors import ClusterError
 from dev.cluster.progress import Progress
 from dev.demo import broker, database
 from dev.demo.database import Passwords
 from dev.demo.kubectl import Kubectl
 from dev.demo.manifests import IMAGE_PLACE, NAMESPACE, read, restricted_namespace, secret, with_image
-from dev.demo.target import OPERATOR_NAMESPACE, RESOURCES, Images, Servers, Target
+from dev.demo.target import OPERATOR_NAMESPACE, RESOURCES, Images, Servers, Target, ready_pod
 
 CHART: Final = Path(__file__).resolve().parents[2] / "charts" / "marty-operator"
 RELEASE: Final = "marty"
 SERVICES: Final = ("order-service", "inventory-service", "payment-service")
 MANIFESTS: Final = ("saga", "outbox-relay", "projection")
+WORKERS: Final = "app.kubernetes.io/managed-by=marty-operator,marty.dev/kind"
 READY_SECONDS: Final = 180
+POLL_SECONDS: Final = 0.3
 CRD_SECONDS: Final = 30
 #: Steps that `deploy` counts on its progress.
 STEPS: Final = 4
@@ -39,7 +44,7 @@ async def deploy(target: Target, progress: Progress) -> Shop:
         operator = group.create_task(asyncio.to_thread(_install_operator, target, images, progress))
         servers = group.create_task(_servers(target, progress))
     await asyncio.to_thread(_apply_shop, target.kubectl, images, progress)
-    await asyncio.to_thread(_await_ready, target.kubectl, progress)
+    await asyncio.to_thread(_await_ready, target.kubectl, images.runtime, progress)
     operator.result()
     return Shop(servers.result(), await asyncio.to_thread(target.url, "order-service"))
 
@@ -87,9 +92,24 @@ def _apply_shop(kubectl: Kubectl, images: Images, progress: Progress) -> None:
         kubectl.apply(with_image(read(*SERVICES, *MANIFESTS), IMAGE_PLACE, images.shop))
 
 
-def _await_ready(kubectl: Kubectl, progress: Progress) -> None:
-    with progress.step("everything is Ready"):
+def _await_ready(kubectl: Kubectl, runtime_image: str, progress: Progress) -> None:
+    with progress.step("everything is Ready") as step:
         resources = [f"{kind.lower()}/{name}" for kind, name in RESOURCES.items()]
         kubectl.await_condition("Ready", READY_SECONDS, *resources, namespace=NAMESPACE)
         deployments = [f"deployment/{service}" for service in SERVICES]
         kubectl.await_condition("Available", READY_SECONDS, *deployments, namespace=NAMESPACE)
+        # On a running shop Ready holds all along, while another image may still be on its way to the workers.
+        deadline = time.monotonic() + READY_SECONDS
+        while not all_workers_run(kubectl.items("pods", NAMESPACE, "-l", WORKERS), runtime_image):
+            step.note("workers roll to the new image")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the workers did not all become ready with {runtime_image} in {READY_SECONDS} s")
+            time.sleep(POLL_SECONDS)
+
+
+def all_workers_run(pods: Sequence[Mapping[str, Any]], image: str) -> bool:
+    """Whether each resource has workers and every one of them is ready and runs `image`. Pure."""
+    kinds = {pod["metadata"]["labels"]["marty.dev/kind"] for pod in pods}
+    return kinds == set(RESOURCES) and all(
+        ready_pod(pod) is not None and pod["spec"]["containers"][0]["image"] == image for pod in pods
+    )

@@ -1,7 +1,7 @@
 """Where the demo runs: what the flow asks of a cluster, and the values that it gets back."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -75,7 +75,7 @@ def worker_pods(kubectl: Kubectl, kind: str) -> list[Pod]:
     return [pod for item in kubectl.items("pods", NAMESPACE, "-l", labels) if (pod := ready_pod(item)) is not None]
 
 
-def ready_pod(item: dict[str, Any]) -> Pod | None:
+def ready_pod(item: Mapping[str, Any]) -> Pod | None:
     """The pod, None while it is not ready or already being deleted."""
     statuses = item["status"].get("containerStatuses", [])
     if len(statuses) != 1 or not statuses[0]["ready"] or "deletionTimestamp" in item["metadata"]:

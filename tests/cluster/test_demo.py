@@ -9,6 +9,7 @@ import pytest
 from dev.cluster.layout import Layout
 from dev.cluster.progress import Progress
 from dev.demo import flow
+from dev.demo.flow import Load
 from dev.demo.killing import ACTIVE_NEEDED
 from dev.demo.local import LocalCluster
 from dev.demo.manifests import NAMESPACE
@@ -30,17 +31,17 @@ def _remove_shop(cluster: Cluster) -> subprocess.CompletedProcess[str]:
     return cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
 
 
-async def run(target: LocalCluster) -> Report:
+async def run(target: LocalCluster, load: Load) -> Report:
     with Progress(flow.STEPS, io.StringIO()) as progress:
-        return await flow.run(target, progress)
+        return await flow.run(target, progress, load)
 
 
 async def test_the_demo_holds_on_an_empty_cluster_and_again_on_the_running_one(target: LocalCluster) -> None:
-    first = await run(target)
+    first = await run(target, Load())
     assert first.ok, as_text(first)
     assert min(first.killed.active_before, first.killed.active_after) >= ACTIVE_NEEDED
     assert len(first.killed.pods) == 3
 
-    second = await run(target)
+    second = await run(target, Load(burst=80, paced=4))
     assert second.ok, as_text(second)
     assert int(second.checks[0].found) == first.orders_placed + second.orders_placed

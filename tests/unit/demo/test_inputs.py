@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dev.demo.database import Passwords, of_database, password_in, secrets_for_pods
-from dev.demo.deploy import MANIFESTS, SERVICES
+from dev.demo.deploy import MANIFESTS, SERVICES, all_workers_run
 from dev.demo.diagnosis import condition_lines
 from dev.demo.evidence import numbers_from_rows, shown_numbers
 from dev.demo.facts import Instance, Published
@@ -170,3 +170,18 @@ def test_the_kill_waits_for_enough_sagas_but_not_past_their_peak(
     active: int, most: int, all_placed: bool, now: bool
 ) -> None:
     assert strike(active, most, all_placed=all_placed) is now
+
+
+def worker(kind: str, image: str = "runtime:2", *, ready: bool = True) -> dict[str, Any]:
+    item = pod(ready=ready)
+    item["metadata"]["labels"] = {"marty.dev/kind": kind}
+    return item | {"spec": {"containers": [{"image": image}]}}
+
+
+def test_the_load_starts_when_every_worker_runs_the_wanted_image() -> None:
+    workers = [worker("Saga"), worker("Saga"), worker("OutboxRelay"), worker("Projection")]
+
+    assert all_workers_run(workers, "runtime:2")
+    assert not all_workers_run([*workers, worker("Saga", "runtime:1")], "runtime:2")
+    assert not all_workers_run([*workers, worker("Saga", ready=False)], "runtime:2")
+    assert not all_workers_run(workers[:3], "runtime:2")
