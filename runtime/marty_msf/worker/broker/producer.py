@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -58,9 +57,9 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
     async def abandon(self) -> None:
         """End without flushing: `stop` of the base class waits for a broker that may never answer."""
         self._closed = True
-        with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._sender.close()
+        if (sending := self._sender.sender_task) is not None:
+            sending.cancel()
+            await asyncio.wait({sending}, timeout=CLOSE_SECONDS)
         await self.client.close()
 
 
