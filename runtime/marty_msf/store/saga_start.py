@@ -7,6 +7,8 @@ from uuid import UUID
 
 from asyncpg import Connection
 
+from marty_msf.store.saga_wave import by_lane
+
 #: Counter slots of those who start: beyond the lanes, see marty.saga_counter.
 SLOTS: Final = range(64, 128)
 
@@ -43,8 +45,7 @@ WITH asked AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
-      JOIN unnest($8::integer[], $9::bigint[]) AS mine (lane, epoch) ON l.lane = mine.lane AND l.epoch = mine.epoch
-     WHERE l.scope = $2 AND l.holder = $3
+     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($8::bigint[])[l.lane + 1]
      ORDER BY l.lane FOR SHARE OF l
 ), mask AS MATERIALIZED (
     SELECT coalesce(bit_or(1::bigint << lane), 0) AS lanes FROM held
@@ -58,14 +59,14 @@ WITH asked AS MATERIALIZED (
       FROM asked AS a JOIN keyed USING (id)
 ), inserted AS (
     INSERT INTO marty.saga_instance (id, resource, lane, revision, business_key, state)
-    SELECT id, $1, lane, $10, business_key, CASE WHEN running THEN 'Running' ELSE 'Pending' END FROM fresh
+    SELECT id, $1, lane, $9, business_key, CASE WHEN running THEN 'Running' ELSE 'Pending' END FROM fresh
 ), remembered AS (
     INSERT INTO marty.saga_input (id, context) SELECT id, context FROM fresh
 ), journaled AS (
     INSERT INTO marty.saga_journal (id, seq, entry) SELECT id, 1, entry FROM fresh WHERE running
 ), counted AS (
     INSERT INTO marty.saga_counter AS c (resource, slot, started)
-    SELECT $1, $11, count(*) FROM fresh HAVING count(*) > 0
+    SELECT $1, $10, count(*) FROM fresh HAVING count(*) > 0
     ON CONFLICT (resource, slot) DO UPDATE SET started = c.started + excluded.started
 )
 SELECT a.business_key, a.lane, f.id IS NOT NULL AS created, coalesce(f.running, false) AS running,
@@ -94,7 +95,6 @@ async def start(
 
     `epochs` are the lanes the caller owns. A caller that goes on with the Running ones does so after its commit.
     """
-    lanes = sorted(epochs)
     rows = await conn.fetch(
         START,
         resource,
@@ -104,8 +104,7 @@ async def start(
         [new.business_key for new in instances],
         [new.context for new in instances],
         [new.entry for new in instances],
-        lanes,
-        [epochs[lane] for lane in lanes],
+        by_lane(epochs),
         revision,
         slot,
     )

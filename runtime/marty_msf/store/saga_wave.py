@@ -7,6 +7,8 @@ from uuid import UUID
 
 from asyncpg import Connection
 
+from marty_msf.core.lanes import LANES
+
 
 @dataclass(slots=True)
 class Wave:
@@ -28,28 +30,27 @@ WAVE: Final = """
 WITH held AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
-      JOIN unnest($4::integer[], $5::bigint[]) AS mine (lane, epoch) ON l.lane = mine.lane AND l.epoch = mine.epoch
-     WHERE l.scope = $2 AND l.holder = $3
+     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($4::bigint[])[l.lane + 1]
      ORDER BY l.lane FOR SHARE OF l
 ), mask AS MATERIALIZED (
     SELECT coalesce(bit_or(1::bigint << lane), 0) AS lanes FROM held
 ), journaled AS (
     INSERT INTO marty.saga_journal (id, seq, entry)
     SELECT m.id, m.seq, m.entry
-      FROM unnest($6::uuid[], $7::integer[], $8::integer[], $9::bytea[]) AS m (id, seq, lane, entry)
+      FROM unnest($5::uuid[], $6::integer[], $7::integer[], $8::bytea[]) AS m (id, seq, lane, entry)
      WHERE ((SELECT lanes FROM mask) >> m.lane) & 1 = 1
 ), changed AS (
     UPDATE marty.saga_instance AS i
        SET state = c.state,
            error = nullif(c.error, ''),
            ended_at = CASE WHEN c.state IN ('Completed', 'Compensated') THEN clock_timestamp() END
-      FROM unnest($10::uuid[], $11::integer[], $12::text[], $13::text[]) AS c (id, lane, state, error)
+      FROM unnest($9::uuid[], $10::integer[], $11::text[], $12::text[]) AS c (id, lane, state, error)
      WHERE i.id = c.id AND ((SELECT lanes FROM mask) >> c.lane) & 1 = 1
     RETURNING i.state, i.error, extract(epoch FROM i.ended_at - i.started_at) * 1000 AS duration_ms
 ), counted AS (
     INSERT INTO marty.saga_counter AS k
            (resource, slot, completed, compensated, parked, duration_ms, last_error, last_error_at)
-    SELECT $1, $14,
+    SELECT $1, $13,
            count(*) FILTER (WHERE state = 'Completed'),
            count(*) FILTER (WHERE state = 'Compensated'),
            count(*) FILTER (WHERE state = 'Parked'),
@@ -79,14 +80,12 @@ async def write(
     `epochs` names every lane of the wave. Raises asyncpg.UniqueViolationError, nothing written, when an instance is
     further than the caller believes.
     """
-    lanes = sorted(epochs)
     rows = await conn.fetch(
         WAVE,
         resource,
         scope,
         holder,
-        lanes,
-        [epochs[lane] for lane in lanes],
+        by_lane(epochs),
         wave.ids,
         wave.seqs,
         wave.lanes,
@@ -95,12 +94,16 @@ async def write(
         wave.changed_lanes,
         wave.states,
         wave.errors,
-        lanes[0],
+        min(epochs),
     )
     return frozenset(row[0] for row in rows)
 
 
-# The plan for these two statements must not depend on how small the tables were when the connection was young: with
-# arrays of unknown length over nearly empty tables the planner takes sequential scans, and keeps them while they grow.
-PLAN_FOR_INDEXES: Final = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off"
-PLAN_AS_USUAL: Final = "RESET enable_seqscan; RESET enable_hashjoin; RESET enable_mergejoin"
+def by_lane(epochs: Mapping[int, int]) -> list[int]:
+    """Epochs as an array whose element n belongs to lane n; no epoch is negative, so -1 matches no lease."""
+    return [epochs.get(lane, -1) for lane in range(LANES)]
+
+
+# A plan made while the tables were tiny would scan them from end to end, and be kept while they grow.
+PLAN_FOR_INDEXES: Final = "SET enable_seqscan = off"
+PLAN_AS_USUAL: Final = "RESET enable_seqscan"

@@ -2,7 +2,7 @@
 
 -- Every definition that an instance may still follow; an instance names its revision and never changes it.
 CREATE TABLE marty.saga_definition (
-    resource    text        NOT NULL,   -- 'namespace/name' of the Saga
+    resource    text COLLATE "C" NOT NULL,  -- 'namespace/name' of the Saga
     revision    text        NOT NULL,
     definition  bytea       NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
@@ -11,7 +11,7 @@ CREATE TABLE marty.saga_definition (
 
 CREATE TABLE marty.saga_instance (
     id           uuid        PRIMARY KEY,   -- version 7: sorts by time
-    resource     text        NOT NULL,
+    resource     text COLLATE "C" NOT NULL,
     lane         smallint    NOT NULL CHECK (lane BETWEEN 0 AND 63),
     revision     text        NOT NULL,      -- no foreign key: its check per row would cost more than the row
     business_key text        NOT NULL,
@@ -34,8 +34,8 @@ CREATE INDEX saga_instance_pending ON marty.saga_instance (resource, lane, id) W
 
 -- Makes starting idempotent.
 CREATE TABLE marty.saga_key (
-    resource     text NOT NULL,
-    business_key text NOT NULL CHECK (length(business_key) BETWEEN 1 AND 512),
+    resource     text COLLATE "C" NOT NULL,     -- compared by bytes: the order of words means nothing here
+    business_key text COLLATE "C" NOT NULL CHECK (length(business_key) BETWEEN 1 AND 512),
     id           uuid NOT NULL,
     PRIMARY KEY (resource, business_key)
 );
@@ -57,7 +57,7 @@ CREATE TABLE marty.saga_journal (
 -- Totals of a saga, kept in the transaction of the work. Several rows, so that writers never wait for each other:
 -- slots 0-63 belong to the owners of those lanes, the others to those who start instances.
 CREATE TABLE marty.saga_counter (
-    resource      text     NOT NULL,
+    resource      text COLLATE "C" NOT NULL,
     slot          smallint NOT NULL,
     started       bigint   NOT NULL DEFAULT 0,
     completed     bigint   NOT NULL DEFAULT 0,
@@ -72,7 +72,7 @@ CREATE TABLE marty.saga_counter (
 
 -- Events that match a trigger but cannot start an instance. They do not hold up the events behind them.
 CREATE TABLE marty.saga_parked_event (
-    resource   text        NOT NULL,
+    resource   text COLLATE "C" NOT NULL,
     topic      text        NOT NULL,
     partition  integer     NOT NULL,
     "offset"   bigint      NOT NULL,

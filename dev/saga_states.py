@@ -1,0 +1,164 @@
+"""Draws docs/saga-states.md from the state machine itself: every transition it can make is tried, none is written by hand.
+
+`python -m dev.saga_states` writes the page, `--check` fails when it is not what the machine does.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from marty_msf.core.errors import IllegalTransition
+from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.saga.definition import Definition, load, stored_form
+from marty_msf.core.saga.events import (
+    Due,
+    Event,
+    Failed,
+    Misconfigured,
+    Rejected,
+    Resumed,
+    Started,
+    Succeeded,
+    Unusable,
+    Withdrawn,
+)
+from marty_msf.core.saga.machine import Instance, State, advance
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "saga-states.md"
+DEADLINE_MS: Final = 1000
+EVENTS: Final[Sequence[Event]] = (
+    Started(DEADLINE_MS),
+    Succeeded({}),
+    Unusable("…"),
+    Rejected("…", 0.5),
+    Failed("…", True, 0.5),
+    Failed("…", False, 0.5),
+    Misconfigured("…"),
+    Due(),
+    Resumed(),
+    Withdrawn(),
+)
+WORDS: Final[Mapping[type[Event], str]] = {
+    Started: "taken up",
+    Succeeded: "2xx",
+    Unusable: "2xx that cannot be kept",
+    Rejected: "business failure",
+    Failed: "temporary failure",
+    Misconfigured: "misconfiguration",
+    Due: "wait over",
+    Resumed: "found in flight",
+    Withdrawn: "call given back",
+}
+Edge = tuple[State, State]
+
+
+def definitions() -> Iterator[Definition]:
+    """Sagas whose steps differ in what matters to the machine: an undo or none, before, at and after a pivot."""
+    retry = {"attempts": 2, "initialBackoffMs": 10, "jitter": 0}
+    kinds: list[list[dict[str, object]]] = [
+        [{"compensation": "undo"}, {"compensation": "undo", "pivot": True}, {}],
+        [{"compensation": "undo"}, {"pivot": True}],
+        [{"condition": "false"}],
+        [{"condition": "1"}],
+        [{}],
+    ]
+    for steps in kinds:
+        yield load(
+            stored_form(
+                SagaSpec.model_validate(
+                    {
+                        "database": {"urlSecretRef": {"name": "db"}},
+                        "stepDefaults": {"retry": retry},
+                        "compensationDefaults": {"retry": retry},
+                        "steps": [
+                            {"name": f"s{index}", "service": "s", "action": "do", **step}
+                            for index, step in enumerate(steps)
+                        ],
+                    }
+                )
+            )
+        )
+
+
+def edges() -> dict[Edge, set[str]]:
+    """Every change of state the machine makes, with the events that cause it."""
+    found: dict[Edge, set[str]] = defaultdict(set)
+    for definition in definitions():
+        seen: set[str] = set()
+        todo: list[Instance] = [Instance({})]
+        while todo:
+            instance = todo.pop()
+            for event in EVENTS:
+                for now_ms in (0, DEADLINE_MS):
+                    try:
+                        after, _ = advance(definition, instance, event, now_ms)
+                    except IllegalTransition:
+                        continue
+                    found[instance.state, after.state].add(_label(event, instance.state, after.state))
+                    if (key := _key(after)) not in seen:
+                        seen.add(key)
+                        todo.append(after)
+    return found
+
+
+def _key(instance: Instance) -> str:
+    """Instances that differ only in texts and times go on in the same way."""
+    operation = instance.operation
+    work = operation and (operation.step, operation.undo, operation.calls, operation.unknown, operation.resumed,
+                          operation.until_ms is not None)  # fmt: skip
+    return repr((instance.state, [it.step for it in instance.happened], instance.beyond_pivot, work))
+
+
+def _label(event: Event, before: State, after: State) -> str:
+    words = WORDS[type(event)]
+    turned = before is State.RUNNING and after in {State.COMPENSATING, State.COMPENSATED}
+    return f"{words} after the deadline" if turned and isinstance(event, Succeeded | Due) else words
+
+
+def page() -> str:
+    """The whole page."""
+    found = edges()
+    order = list(State)
+    lines = [
+        "# States of a saga instance",
+        "",
+        "Generated from `core/saga/machine.py` by `make generate`; do not edit.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> Pending: start",
+    ]
+    for before, after in sorted(found, key=lambda edge: (order.index(edge[0]), order.index(edge[1]))):
+        if before is not after:
+            lines.append(f"    {before} --> {after}: {', '.join(sorted(found[before, after]))}")
+    lines += [f"    {state} --> [*]" for state in (State.COMPLETED, State.COMPENSATED)]
+    lines += ["```", "", "| in state | event | stays or becomes |", "|---|---|---|"]
+    for before in order:
+        events: dict[str, set[State]] = defaultdict(set)
+        for (source, after), words in found.items():
+            if source is before:
+                for word in words:
+                    events[word].add(after)
+        for word in sorted(events):
+            lines.append(
+                f"| {before} | {word} | {', '.join(sorted(events[word], key=lambda state: order.index(state)))} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write or check the page; 1 when it differs."""
+    text = page()
+    if "--check" in arguments:
+        if not PAGE.exists() or PAGE.read_text() != text:
+            print(f"{PAGE.relative_to(PAGE.parents[1])} is not what the machine does: run `make generate`")
+            return 1
+        return 0
+    PAGE.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
