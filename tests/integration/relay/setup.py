@@ -19,14 +19,14 @@ RESOURCE = "test/relay"
 SCOPE = f"relay:{RESOURCE}"
 
 
-def relay_config(path: Path, bootstrap: str, **spec: Any) -> Path:
+def relay_config(path: Path, bootstrap: str, name: str = "relay", **spec: Any) -> Path:
     """A worker configuration as the operator would render it."""
     path.write_text(
         json.dumps(
             {
                 "role": "relay",
                 "namespace": "test",
-                "name": "relay",
+                "name": name,
                 "spec": {
                     "database": {"urlSecretRef": {"name": "db"}},
                     "kafka": {"bootstrapServers": bootstrap},

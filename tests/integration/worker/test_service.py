@@ -1,0 +1,250 @@
+"""The shell around every worker, seen from outside: a real `marty run relay`, its HTTP surface, and servers that come and go."""
+
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiohttp
+import asyncpg
+import pytest
+
+from marty_msf.core.worker_config import ProjectionConfig, RelayConfig, SagaConfig, parse, revision
+from marty_msf.core.worker_status import ProblemReason, RelayTotals, WorkerStatus
+from marty_msf.store.migrations import migrate
+from tests.integration.relay.setup import enqueue, numbers_by_key, relay_config
+from tests.support.kafka import create_topic, delete_topics, read_topic
+from tests.support.processes import Process, free_port, running
+from tests.support.proxy import proxy
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
+
+TOKEN = "token-of-the-test"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A running worker and its address."""
+
+    process: Process
+    url: str
+
+    async def get(self, path: str, token: str | None = TOKEN) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            async with aiohttp.ClientSession() as http, http.get(self.url + path, headers=headers) as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientConnectionError:
+            return 0, ""
+
+    async def status(self) -> WorkerStatus | None:
+        code, text = await self.get("/status")
+        return WorkerStatus.model_validate_json(text) if code == 200 else None
+
+    async def reasons(self) -> set[ProblemReason]:
+        found = await self.status()
+        return {problem.reason for problem in found.problems} if found else {ProblemReason.STARTING}
+
+    async def ready(self, seconds: float = 20) -> None:
+        await eventually(lambda: self.get("/readyz"), lambda answer: answer[0] == 200, seconds=seconds)
+
+    async def published(self) -> int:
+        found = await self.status()
+        return found.totals.published_total if found and isinstance(found.totals, RelayTotals) else 0
+
+
+@asynccontextmanager
+async def worker(config: Path, database_url: str, tmp_path: Path) -> AsyncIterator[Worker]:
+    port = free_port()
+    environment = {
+        "MARTY_DATABASE_URL": database_url,
+        "MARTY_TOKEN": TOKEN,
+        "MARTY_POD_NAME": "pod",
+        "MARTY_HTTP_HOST": "127.0.0.1",
+        "MARTY_HTTP_PORT": str(port),
+    }
+    arguments = ["-m", "marty_msf.cli", "run", "relay", "--config", str(config)]
+    async with running(arguments, tmp_path / "worker.log", environment) as process:
+        yield Worker(process, f"http://127.0.0.1:{port}")
+
+
+def config_at(path: Path) -> SagaConfig | RelayConfig | ProjectionConfig:
+    return parse(path.read_text())
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture
+def config(tmp_path: Path, kafka_bootstrap: str) -> Path:
+    return relay_config(tmp_path / "config.json", kafka_bootstrap)
+
+
+async def test_the_surface_of_a_healthy_worker(config: Path, postgres_url: str, tmp_path: Path) -> None:
+    async with worker(config, postgres_url, tmp_path) as relay:
+        await relay.ready()
+        assert (await relay.get("/healthz", token=None))[0] == 200
+        code, metrics = await relay.get("/metrics", token=None)
+        assert code == 200
+        assert "marty_relay_pending_events 0.0" in metrics
+        assert 'marty_worker_problem{reason="DatabaseUnavailable"} 0.0' in metrics
+        assert (await relay.get("/status", token=None))[0] == 401
+        assert (await relay.get("/status", token="another"))[0] == 401
+        assert (await relay.get("/nothing", token=None))[0] == 401
+        status = await relay.status()
+        assert status is not None
+        assert status.resource == "test/relay"
+        assert status.revision == revision(config_at(config))
+        assert (status.ready, status.problems, status.local.lanes) == (True, [], 64)
+        assert status.totals == RelayTotals()
+
+
+async def test_sigterm_hands_everything_back(
+    config: Path, postgres_url: str, conn: asyncpg.Connection, tmp_path: Path
+) -> None:
+    async with worker(config, postgres_url, tmp_path) as relay:
+        await relay.ready()
+        relay.process.send(signal.SIGTERM)
+        assert await relay.process.wait(10) == 0, relay.process.output()
+
+    assert await conn.fetchval("SELECT count(*) FROM marty.lease WHERE holder IS NOT NULL") == 0
+    assert await conn.fetchval("SELECT count(*) FROM marty.worker") == 0
+    assert await conn.fetchval("SELECT count(*) FROM marty.outbox_owner") == 0
+    for line in relay.process.output().splitlines():
+        assert json.loads(line)["level"] in ("INFO", "WARNING")
+
+
+async def test_the_worker_outlives_its_database(
+    config: Path,
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    topic = topic_factory("outlives")
+    parts = urlsplit(postgres_url)
+    async with proxy(parts.hostname or "", parts.port or 5432) as forward:
+        through = postgres_url.replace(f":{parts.port}/", f":{forward.port}/")
+        async with worker(config, through, tmp_path) as relay:
+            await relay.ready()
+            forward.cut()
+            await enqueue(conn, topic, "a", 0)
+            found = await eventually(relay.reasons, lambda reasons: ProblemReason.DATABASE_UNAVAILABLE in reasons)
+            assert found == {ProblemReason.DATABASE_UNAVAILABLE}
+            assert (await relay.get("/healthz"))[0] == 200
+            assert (await relay.get("/readyz"))[0] == 503
+            forward.restore()
+            await relay.ready()
+            await eventually(relay.published, lambda count: count == 1)
+    assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {"a": [0]}
+
+
+async def test_a_wrong_database_url_is_told_without_its_password(config: Path, tmp_path: Path) -> None:
+    async with worker(config, "mysql://user:pa55word@nowhere/db", tmp_path) as relay:
+        found = await eventually(relay.reasons, lambda reasons: ProblemReason.DATABASE_UNAVAILABLE in reasons)
+        assert found == {ProblemReason.DATABASE_UNAVAILABLE}
+        answer = (await relay.get("/status"))[1]
+        assert "spec.database.urlSecretRef" in answer
+        assert "pa55word" not in answer + relay.process.output()
+
+
+async def test_the_worker_waits_for_the_schema(config: Path, empty_postgres_url: str, tmp_path: Path) -> None:
+    async with worker(config, empty_postgres_url, tmp_path) as relay:
+        await eventually(relay.reasons, lambda reasons: reasons == {ProblemReason.SCHEMA_OUTDATED})
+        conn = await asyncpg.connect(empty_postgres_url)
+        try:
+            await migrate(conn)
+        finally:
+            await conn.close()
+        await relay.ready()
+
+
+async def test_a_broker_that_is_not_there_yet(postgres_url: str, kafka_bootstrap: str, tmp_path: Path) -> None:
+    host, port = kafka_bootstrap.rsplit(":", 1)
+    async with proxy(host, int(port)) as forward:
+        forward.cut()
+        config = relay_config(tmp_path / "config.json", f"127.0.0.1:{forward.port}")
+        async with worker(config, postgres_url, tmp_path) as relay:
+            await eventually(relay.reasons, lambda reasons: ProblemReason.BROKER_UNAVAILABLE in reasons)
+            assert (await relay.get("/readyz"))[0] == 503
+            forward.restore()
+            await relay.ready()
+
+
+async def test_a_topic_that_is_not_there_yet(
+    config: Path,
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    present = topic_factory("present")
+    missing = f"{present}-later"
+    await enqueue(conn, missing, "a", 0)
+    await enqueue(conn, present, "b", 0)
+    async with worker(config, postgres_url, tmp_path) as relay:
+        await eventually(relay.reasons, lambda reasons: reasons == {ProblemReason.TOPIC_UNAVAILABLE})
+        await eventually(relay.published, lambda count: count == 1)
+        await relay.ready()
+        status = await relay.status()
+        assert status is not None
+        assert f"Kafka topic {missing} is missing or forbidden" in status.problems[0].message
+        assert isinstance(status.totals, RelayTotals)
+        create_topic(kafka_bootstrap, missing)
+        await eventually(relay.published, lambda count: count == 2)
+        await eventually(relay.reasons, lambda reasons: reasons == set())
+    try:
+        assert numbers_by_key(read_topic(kafka_bootstrap, missing)) == {"a": [0]}
+    finally:
+        delete_topics(kafka_bootstrap, [missing])
+
+
+async def test_a_second_relay_of_one_database_is_told_so_and_takes_over_when_the_first_is_gone(
+    config: Path, postgres_url: str, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    (tmp_path / "second").mkdir()
+    other = relay_config(tmp_path / "second" / "config.json", kafka_bootstrap, name="other")
+    async with worker(config, postgres_url, tmp_path) as first:
+        await first.ready()
+        async with worker(other, postgres_url, tmp_path / "second") as second:
+            await eventually(second.reasons, lambda reasons: reasons == {ProblemReason.OUTBOX_OWNED})
+            first.process.send(signal.SIGTERM)
+            await first.process.wait()
+            await second.ready()
+
+
+async def test_a_paused_worker_owns_nothing(
+    config: Path, postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    relay_config(config, kafka_bootstrap, state="Paused")
+    async with worker(config, postgres_url, tmp_path) as relay:
+        await relay.ready()
+        assert await conn.fetchval("SELECT count(*) FROM marty.lease") == 0
+        assert (await relay.status()) is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "Unable to extract tag"),
+        ('{"role": "saga"}', "namespace: Field required"),
+        (None, "configures a relay, not a projection"),
+    ],
+)
+async def test_a_configuration_that_cannot_be_is_refused_with_its_path(
+    config: Path, tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = config if text is None else written(tmp_path / "bad.json", text)
+    arguments = ["-m", "marty_msf.cli", "run", "projection", "--config", str(path)]
+    environment = {"MARTY_DATABASE_URL": "postgresql://nowhere/x", "MARTY_TOKEN": TOKEN}
+    async with running(arguments, tmp_path / "log", environment) as process:
+        assert await process.wait() == 2
+        assert message in process.output()
