@@ -142,9 +142,8 @@ def page() -> str:
                 for word in words:
                     events[word].add(after)
         for word in sorted(events):
-            lines.append(
-                f"| {before} | {word} | {', '.join(sorted(events[word], key=lambda state: order.index(state)))} |"
-            )
+            becomes: list[State] = sorted(events[word], key=order.index)
+            lines.append(f"| {before} | {word} | {', '.join(becomes)} |")
     return "\n".join(lines) + "\n"
 
 
