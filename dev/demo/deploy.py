@@ -88,7 +88,7 @@ def _stored_passwords(kubectl: Kubectl) -> Passwords | None:
 
 
 def _apply_shop(kubectl: Kubectl, images: Images, progress: Progress) -> None:
-    with progress.step("the shop: services, Saga, OutboxRelay, Projection"):
+    with progress.step("the shop: services and resources"):
         kubectl.apply(with_image(read(*SERVICES, *MANIFESTS), IMAGE_PLACE, images.shop))
 
 

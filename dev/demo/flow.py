@@ -76,12 +76,12 @@ async def _load(
     timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session:
         shopper = Shopper(session, shop.url)
-        with progress.step(f"{load.burst} orders at once, one worker of each kind killed with -9") as step:
+        with progress.step(f"{load.burst} orders, a worker of each kind killed") as step:
             burst, killed = await burst_with_kill(target, database, shopper, bodies[: load.burst])
             step.note(f"{min(killed.active_before, killed.active_after)} sagas were active")
         with progress.step("every saga of the burst has ended"):
             await _quiet(database)
-        with progress.step(f"{load.paced} orders, {load.paced_per_second:g} each second"):
+        with progress.step(f"{load.paced} orders at {load.paced_per_second:g} a second"):
             paced, seconds = await open_loop(
                 shopper, database, bodies[load.burst :], per_second=load.paced_per_second, wait_seconds=QUIET_SECONDS
             )
