@@ -15,7 +15,8 @@ import pytest
 from marty_msf.core.worker_config import ProjectionConfig, RelayConfig, SagaConfig, parse, revision
 from marty_msf.core.worker_status import ProblemReason, RelayTotals, WorkerStatus
 from marty_msf.store.migrations import migrate
-from tests.integration.relay.setup import enqueue, numbers_by_key, relay_config
+from tests.integration.relay.setup import discarding_late_ones, enqueue, numbers_by_key, relay_config
+from tests.support.broker import broker
 from tests.support.kafka import create_topic, delete_topics, read_topic
 from tests.support.processes import Process, free_port, running
 from tests.support.proxy import proxy
@@ -176,6 +177,27 @@ async def test_a_broker_that_is_not_there_yet(postgres_url: str, kafka_bootstrap
             assert (await relay.get("/readyz"))[0] == 503
             forward.restore()
             await relay.ready()
+
+
+@pytest.mark.timeout(240)
+async def test_the_worker_outlives_its_broker(postgres_url: str, conn: asyncpg.Connection, tmp_path: Path) -> None:
+    (tmp_path / "broker").mkdir()
+    async with broker(tmp_path / "broker") as kafka:
+        create_topic(kafka.bootstrap, "outlives", 2)
+        config = relay_config(tmp_path / "config.json", kafka.bootstrap)
+        async with worker(config, postgres_url, tmp_path) as relay:
+            await relay.ready()
+            await enqueue(conn, "outlives", "a", 0)
+            await eventually(relay.published, lambda count: count == 1)
+            await kafka.kill()
+            for number in range(1, 50):
+                await enqueue(conn, "outlives", "a", number)
+            await eventually(relay.reasons, lambda reasons: reasons == {ProblemReason.BROKER_UNAVAILABLE}, seconds=30)
+            assert (await relay.get("/healthz"))[0] == 200
+            await kafka.start()
+            await relay.ready(seconds=30)
+            await eventually(relay.published, lambda count: count == 50)
+        assert discarding_late_ones(read_topic(kafka.bootstrap, "outlives")) == {"a": list(range(50))}
 
 
 async def test_a_topic_that_is_not_there_yet(

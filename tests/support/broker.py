@@ -1,0 +1,98 @@
+"""A Kafka broker of the test's own, which may be killed: the shared one belongs to all tests."""
+
+import asyncio
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from dev.cluster import kafka
+from dev.cluster.layout import Layout
+from tests.support.processes import free_port
+from tests.support.waiting import eventually
+
+CONFIG = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=HOST
+listeners=HOST://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=HOST://127.0.0.1:{port}
+listener.security.protocol.map=HOST:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=1000
+"""
+
+
+class Broker:
+    """One broker process on a port of its own; its data stays when it is killed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._process: asyncio.subprocess.Process | None = None
+        self._port = free_port()
+        self._controller = free_port()
+        self._jars = kafka.jars(Layout.of_environment())
+        shutil.copytree(self._jars.with_name(f"{self._jars.name}-formatted") / "data", directory / "data")
+        (directory / "kafka.properties").write_text(
+            CONFIG.format(port=self._port, controller=self._controller, data=directory / "data")
+        )
+
+    @property
+    def bootstrap(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        with (self._directory / "broker.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                "java",
+                "-Xmx256m",
+                "-XX:+UseSerialGC",
+                f"-Dlog4j2.configurationFile={kafka.SOURCES / 'log4j2.properties'}",
+                f"-Dmarty.state={self._directory}/",
+                "-cp",
+                f"{self._jars}/*",
+                "kafka.Kafka",
+                str(self._directory / "kafka.properties"),
+                stdout=log,
+                stderr=log,
+            )
+        await eventually(self._answers, seconds=60, every=0.3)
+
+    async def kill(self) -> None:
+        """End it with -9."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.returncode is not None:
+            raise AssertionError((self._directory / "broker.log").read_text()[-3000:])
+        client = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        try:
+            return bool((await asyncio.to_thread(client.list_topics, timeout=1)).brokers)
+        except KafkaException:
+            return False
+
+
+@asynccontextmanager
+async def broker(directory: Path) -> AsyncIterator[Broker]:
+    """A started broker, ended with the test."""
+    made = Broker(directory)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.kill()
