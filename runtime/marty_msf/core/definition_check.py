@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from marty_msf.core.expressions import check
+from marty_msf.core.projection.mapping import Mapper
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
@@ -14,9 +15,7 @@ def check_expressions(spec: SagaSpec | OutboxRelaySpec | ProjectionSpec) -> None
         case SagaSpec():
             _check_saga(spec)
         case ProjectionSpec():
-            for event, mapping in spec.events.items():
-                for column, source in mapping.columns.items():
-                    check(source, f"spec.events.{event}.{column}")
+            Mapper(spec)
         case OutboxRelaySpec():
             return
         case _:

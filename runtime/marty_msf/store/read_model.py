@@ -26,8 +26,11 @@ _NAME_LIMIT: Final = 63
 _FILLFACTOR: Final = 75
 #: As Postgres itself spells types, where that differs from ours.
 _SPELLED: Final[Mapping[str, str]] = {"timestamp with time zone": "timestamptz"}
-#: SQLSTATE classes that blame the row, not the server: bad data, violated constraints, limits (an oversized index entry).
-_ROW_REFUSED: Final = frozenset({"22", "23", "54"})
+#: SQLSTATE classes that blame the row, not the server: bad data, violated constraints, limits (an oversized index entry),
+#: exceptions raised by the user's triggers.
+_ROW_REFUSED: Final = frozenset({"22", "23", "54", "P0"})
+#: Class of statements that do not fit the table any more; a missing right is among them and is no change of the table.
+_TABLE_CHANGED: Final = "42"
 
 
 def _quoted(identifier: str) -> str:
@@ -195,11 +198,17 @@ async def write(conn: Connection, table: Table, writes: Writes) -> None:
             await conn.execute(table.upsert(upsert.columns), *_arguments(upsert.keys, upsert))
         if writes.deletes:
             await conn.execute(table.delete(), *_arguments(writes.deletes))
-    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as error:
-        raise ReadModelMismatch(f"table {table.full_name} was changed while it was written: {error}") from error
+    except asyncpg.InsufficientPrivilegeError:
+        raise
     except asyncpg.PostgresError as error:
-        if (error.sqlstate or "")[:2] in _ROW_REFUSED:
-            raise PoisonEvent(f"Postgres refuses the row ({error}): see the table's constraints and indexes") from error
+        blamed = (error.sqlstate or "")[:2]
+        if blamed == _TABLE_CHANGED:
+            raise ReadModelMismatch(f"table {table.full_name} was changed while it was written: {error}") from error
+        if blamed in _ROW_REFUSED:
+            # Without the DETAIL of str(error), which quotes the row.
+            raise PoisonEvent(
+                f"Postgres refuses the row ({error.args[0]}): see the table's constraints, indexes and triggers"
+            ) from error
         raise
 
 

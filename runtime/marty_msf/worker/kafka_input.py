@@ -7,7 +7,6 @@ transaction that stores the effects. There is no consumer group, no rebalancing,
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from asyncpg import Connection
@@ -16,10 +15,11 @@ from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, Pois
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import leases, positions
 from marty_msf.store.database import translate
-from marty_msf.worker.board import reason_of
+from marty_msf.worker.backoff import pause
 from marty_msf.worker.broker.consumer import Consumer, Fetched, Partition, Record
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.kafka_lag import Lag, LagMeter
+from marty_msf.worker.kafka_partitions import Batch, Partitions
 from marty_msf.worker.ownership import LaneOwner, any_of
 from marty_msf.worker.role import Context
 
@@ -28,31 +28,6 @@ __all__ = ["Batch", "KafkaInput", "Lag", "Partition", "Record"]
 #: How often topics are looked at: how soon new topics and partitions, and an outage, are noticed.
 LOOK_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Records in offset order per partition, and the positions before and after them.
-
-    `records` may be empty: then only control records of Kafka transactions were passed.
-    """
-
-    records: Sequence[Record]
-    next_offsets: Mapping[Partition, int]
-    from_offsets: Mapping[Partition, int] = field(default_factory=dict)
-    #: Lease epoch under which each partition was read: what a caller remembers under it nobody else has changed.
-    epochs: Mapping[Partition, int] = field(default_factory=dict)
-
-    def until(self, stops: Mapping[Partition, int]) -> "Batch":
-        """The same batch without the records from these offsets on; committed in its place."""
-        kept = {**self.next_offsets, **stops}
-        return replace(
-            self,
-            records=[r for r in self.records if r.offset < stops.get((r.topic, r.partition), r.offset + 1)],
-            next_offsets={
-                partition: offset for partition, offset in kept.items() if offset != self.from_offsets[partition]
-            },
-        )
 
 
 class KafkaInput:
@@ -70,20 +45,15 @@ class KafkaInput:
         self._servers = bootstrap_servers
         self._topics = sorted(set(topics))
         self._blocking = blocking
+        self._partitions = Partitions()
         self._consumer: Consumer | None = None
-        self._owners: dict[str, _TopicOwner] = {}
-        #: Partition -> lease epoch of what is ours.
-        self._owned: dict[Partition, int] = {}
-        #: Partition -> next offset to read; a partition that is owned but not here has yet to be looked up.
-        self._reading: dict[Partition, int] = {}
-        #: Partitions that nothing is read from: the caller met an event it cannot apply, or the position is lost.
-        self._held: dict[Partition, PoisonEvent] = {}
-        self._lost: dict[Partition, tuple[int, PositionLost]] = {}
-        self._in_work: list[Batch] = []
-        self._assigned = False
         self._failure: BrokerUnavailable | None = None
-        self._changed, self._failed, self._done = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._failed = asyncio.Event()
+        self._owners: dict[str, _TopicOwner] = {}
+        self._shown: set[ProblemReason] = set()
         self._meter = LagMeter(context.pool, self._scope)
+        #: Every partition of every topic there is.
+        self._known: Sequence[Partition] = ()
         #: Set once topics were looked at and leases claimed, or Kafka did not answer: its problems are on the board.
         self.looked = asyncio.Event()
 
@@ -96,30 +66,29 @@ class KafkaInput:
             try:
                 await self._serve(stop)
             except BrokerUnavailable as error:
-                self._report([error], blocking=self._blocking)
+                self._report(ProblemReason.BROKER_UNAVAILABLE, [error], blocking=self._blocking)
                 self.looked.set()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), RETRY_SECONDS)
+                await pause(stop, RETRY_SECONDS)
 
     async def next(self, max_records: int, wait_seconds: float) -> Batch | None:
         """What follows the batches given out before; None when nothing came within `wait_seconds`."""
         consumer = self._consumer
-        if consumer is None or self._failure or not self._owned:
-            self._changed.clear()
+        if consumer is None or self._failure or not self._partitions.owned:
+            self._partitions.changed.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), wait_seconds)
+                await asyncio.wait_for(self._partitions.changed.wait(), wait_seconds)
             return None
         try:
-            if not self._assigned:
+            if not self._partitions.assigned:
                 await self._assign(consumer)
-            epochs = dict(self._owned)
+            epochs = dict(self._partitions.owned)
             fetched = await consumer.fetch(max_records, wait_seconds)
             await self._out_of_range(consumer, fetched)
         except BrokerUnavailable as error:
             self._failure = error
             self._failed.set()
             return None
-        return self._batch(fetched, epochs)
+        return self._partitions.give_out(fetched, epochs)
 
     async def commit(self, conn: Connection, batch: Batch) -> None:
         """Inside the caller's transaction: fence the partitions' leases, then move the positions.
@@ -129,10 +98,8 @@ class KafkaInput:
         """
         last = {(r.topic, r.partition): r.timestamp_ms for r in batch.records}
         moves = [
-            positions.Move(
-                *partition, batch.from_offsets[partition], batch.next_offsets[partition], last.get(partition)
-            )
-            for partition in sorted(batch.next_offsets)
+            positions.Move(*tp, batch.from_offsets[tp], batch.next_offsets[tp], last.get(tp))
+            for tp in sorted(batch.next_offsets)
         ]
         lanes: dict[str, dict[int, int]] = {}
         for topic, partition in batch.next_offsets:
@@ -149,58 +116,32 @@ class KafkaInput:
 
     def committed(self, batch: Batch) -> None:
         """The transaction of `commit` is durable."""
-        self._in_work = [b for b in self._in_work if b.from_offsets is not batch.from_offsets]
-        self._done.set()
+        self._partitions.returned(batch)
 
     def rewind(self) -> None:
         """Forget the batches given out; the next one starts at the stored positions. No transaction may be open."""
-        self._in_work.clear()
-        self._reading.clear()
-        self._assigned = False
-        self._done.set()
+        self._partitions.rewind()
 
-    def hold(self, partition: Partition, error: PoisonEvent) -> None:
-        """Read nothing more from this partition as long as we own it, and show why; its position stays where it is."""
-        self._held[partition] = error
-        if self._consumer and self._assigned:
+    def hold(self, partition: Partition, offset: int, error: PoisonEvent) -> None:
+        """Read nothing from `offset` on as long as we own this partition, and show why. The caller commits up to it."""
+        self._partitions.held[partition] = (offset, error)
+        if self._consumer and self._partitions.assigned:
             self._consumer.hold([partition])
         self._report_stopped()
 
     async def lag(self) -> Lag:
         """Distance of all partitions, whoever owns them, from Kafka's real head. Raises BrokerUnavailable."""
-        if self._consumer is None:
+        if self._consumer is None or not self.looked.is_set():
             raise self._failure or BrokerUnavailable(f"Kafka at {self._servers} has not answered yet")
-        partitions = [(topic, lane) for topic, owner in self._owners.items() for lane in owner.partitions]
-        return await self._meter.read(self._consumer, self._topics, partitions)
+        return await self._meter.read(self._consumer, self._topics, self._known)
 
     @property
     def owned(self) -> int:
         """Partitions this process owns now."""
-        return len(self._owned)
-
-    def gained(self, epochs: Mapping[Partition, int]) -> None:
-        """These partitions are ours from now on."""
-        self.dropped(list(epochs))
-        self._owned.update(epochs)
-        self._changed.set()
-
-    def dropped(self, partitions: Sequence[Partition]) -> None:
-        """These partitions are not ours any more."""
-        for partition in partitions:
-            self._owned.pop(partition, None)
-            self._reading.pop(partition, None)
-            self._lost.pop(partition, None)
-            self._held.pop(partition, None)
-        self._assigned = False
-
-    async def finished(self, partitions: Sequence[Partition]) -> None:
-        """Return once no batch given out has records of these partitions."""
-        while any(not batch.next_offsets.keys().isdisjoint(partitions) for batch in self._in_work):
-            self._done.clear()
-            await self._done.wait()
+        return len(self._partitions.owned)
 
     async def _serve(self, stop: asyncio.Event) -> None:
-        """One connection's life."""
+        """One connection's life. Partitions are handed back when it ends: another worker may still reach Kafka."""
         consumer = Consumer(self._servers, self._context.holder)
         self._failure = None
         self._failed.clear()
@@ -231,19 +172,21 @@ class KafkaInput:
     async def _look(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
         """Follow what became of the topics: own the partitions that are there, say what is missing."""
         found = await consumer.describe(self._topics)
-        self._context.board.clear(ProblemReason.BROKER_UNAVAILABLE)
+        self._report(ProblemReason.BROKER_UNAVAILABLE, [], blocking=self._blocking)
         missing = [answer for answer in found.values() if isinstance(answer, TopicUnavailable)]
-        self._report(missing, ProblemReason.TOPIC_UNAVAILABLE, blocking=self._blocking and len(missing) == len(found))
+        blocking = self._blocking and len(missing) == len(found)
+        self._report(ProblemReason.TOPIC_UNAVAILABLE, missing, blocking=blocking)
         for topic in self._topics:
             answer = found[topic]
             wanted: Sequence[int] = () if isinstance(answer, TopicUnavailable) else answer
             owner = self._owners.get(topic)
-            if owner and list(owner.partitions) != list(wanted):
+            if owner and list(owner.lanes_of_topic) != list(wanted):
                 owner.stop.set()
                 await owner.task
                 del self._owners[topic]
             if wanted and topic not in self._owners:
-                self._owners[topic] = _TopicOwner(self, self._context, self._scope, topic, wanted, tasks)
+                self._owners[topic] = _TopicOwner(self._partitions, self._context, self._scope, topic, wanted, tasks)
+        self._known = [(topic, lane) for topic, owner in self._owners.items() for lane in owner.lanes_of_topic]
         for owner in self._owners.values():
             await owner.lanes.ready.wait()
         await self._look_at_lost()
@@ -251,41 +194,33 @@ class KafkaInput:
 
     async def _look_at_lost(self) -> None:
         """Read on where a person moved a lost position; tell what stands still."""
-        if self._lost:
+        if self._partitions.lost:
             stored = await self._stored()
-            for partition, (offset, _) in list(self._lost.items()):
+            for partition, (offset, _) in list(self._partitions.lost.items()):
                 if partition not in stored or stored[partition].next_offset != offset:
-                    del self._lost[partition]
-                    self._assigned = False
+                    self._partitions.found(partition)
         self._report_stopped()
-
-    def _report_stopped(self) -> None:
-        """The other partitions flow on, so only a worker with nothing else to read is blocked."""
-        blocking = self._blocking and len(self._lost) + len(self._held) >= len(self._owned)
-        lost = [error for _, error in self._lost.values()]
-        self._report(lost, ProblemReason.POSITION_LOST, blocking=blocking)
-        self._report(list(self._held.values()), ProblemReason.POISON_EVENT, blocking=blocking)
 
     async def _assign(self, consumer: Consumer) -> None:
         """Read exactly what is owned; partitions that are new to us from their stored positions on."""
-        self._assigned = True
-        epochs = dict(self._owned)
-        fresh = [partition for partition in epochs if partition not in self._reading and partition not in self._lost]
+        state = self._partitions
+        state.assigned = True
+        epochs, fresh = dict(state.owned), state.fresh()
         if fresh:
             stored, earliest, head = await self._stored(), await consumer.earliest(fresh), await consumer.head(fresh)
-            starts = {partition: earliest[partition] for partition in fresh if partition not in stored}
+            starts = {tp: earliest[tp] for tp in fresh if tp not in stored}
             with translate():
                 async with self._context.pool.acquire() as conn:
                     await positions.begin(conn, self._scope, starts)
-            for partition in fresh:
-                if self._owned.get(partition) != epochs[partition]:
+            for tp in fresh:
+                if state.owned.get(tp) != epochs[tp]:
                     continue
-                offset = stored[partition].next_offset if partition in stored else starts[partition]
-                if earliest[partition] <= offset <= head[partition]:
-                    self._reading[partition] = offset
+                offset = stored[tp].next_offset if tp in stored else starts[tp]
+                if earliest[tp] <= offset <= head[tp]:
+                    state.start(tp, offset)
                 else:
-                    self._lose(partition, offset, earliest[partition], head[partition])
-        await consumer.assign(self._reading, self._held & self._reading.keys())
+                    self._lose(tp, offset, earliest[tp], head[tp])
+        await consumer.assign(state.reading, state.held.keys() & state.reading.keys())
 
     async def _stored(self) -> Mapping[Partition, positions.Stored]:
         with translate():
@@ -294,12 +229,11 @@ class KafkaInput:
 
     async def _out_of_range(self, consumer: Consumer, fetched: Fetched) -> None:
         """Retention passed us while we were reading."""
-        gone = [partition for partition in fetched.out_of_range if partition in self._reading]
+        gone = [tp for tp in fetched.out_of_range if tp in self._partitions.reading]
         if gone:
             earliest, head = await consumer.earliest(gone), await consumer.head(gone)
-            for partition in gone:
-                self._lose(partition, self._reading.pop(partition), earliest[partition], head[partition])
-            self._assigned = False
+            for tp in gone:
+                self._lose(tp, self._partitions.reading[tp], earliest[tp], head[tp])
 
     def _lose(self, partition: Partition, offset: int, earliest: int, head: int) -> None:
         topic, number = partition
@@ -309,38 +243,23 @@ class KafkaInput:
             f" what Kafka has ({cause}): restore the events, or accept the gap and set next_offset to {earliest}"
             f" in its row of marty.kafka_position (scope {self._scope!r})"
         )
-        self._lost[partition] = (offset, error)
+        self._partitions.lose(partition, offset, error)
         self._report_stopped()
 
-    def _batch(self, fetched: Fetched, epochs: Mapping[Partition, int]) -> Batch | None:
-        """What was fetched without partitions that were lost or held meanwhile."""
-        ours = {
-            partition: offset
-            for partition, offset in fetched.positions.items()
-            if partition in self._reading and self._owned.get(partition) == epochs.get(partition)
-        }
-        moved = {partition: offset for partition, offset in ours.items() if offset != self._reading[partition]}
-        if not moved:
-            return None
-        records = fetched.records
-        if len(ours) != len(fetched.positions):
-            records = [r for r in records if (r.topic, r.partition) in moved]
-        batch = Batch(
-            records,
-            moved,
-            from_offsets={partition: self._reading[partition] for partition in moved},
-            epochs={partition: epochs[partition] for partition in moved},
-        )
-        self._reading.update(moved)
-        self._in_work.append(batch)
-        return batch
+    def _report_stopped(self) -> None:
+        """The other partitions flow on, so only a worker with nothing else to read is blocked."""
+        state, blocking = self._partitions, self._blocking and self._partitions.all_stand_still
+        self._report(ProblemReason.POSITION_LOST, [error for _, error in state.lost.values()], blocking=blocking)
+        self._report(ProblemReason.POISON_EVENT, [error for _, error in state.held.values()], blocking=blocking)
 
-    def _report(self, errors: Sequence[MartyError], *reasons: ProblemReason, blocking: bool) -> None:
-        """Show the errors as one problem, or take the problem down when there is none."""
+    def _report(self, reason: ProblemReason, errors: Sequence[MartyError], *, blocking: bool) -> None:
+        """Show the errors as one problem, or take down what was shown here; the role has problems of its own."""
         if errors:
-            self._context.board.report(reason_of(errors[0]), "; ".join(map(str, errors)), blocking=blocking)
-        else:
-            self._context.board.clear(*reasons)
+            self._shown.add(reason)
+            self._context.board.report(reason, "; ".join(map(str, errors)), blocking=blocking)
+        elif reason in self._shown:
+            self._shown.discard(reason)
+            self._context.board.clear(reason)
 
 
 class _TopicOwner:
@@ -348,27 +267,27 @@ class _TopicOwner:
 
     def __init__(
         self,
-        kafka: KafkaInput,
+        partitions: Partitions,
         context: Context,
         scope: str,
         topic: str,
-        partitions: Sequence[int],
+        lanes_of_topic: Sequence[int],
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._kafka = kafka
+        self._partitions = partitions
         self._topic = topic
-        self.partitions = partitions
+        self.lanes_of_topic = lanes_of_topic
         self.stop = asyncio.Event()
-        self.lanes = LaneOwner(context.pool, f"{scope}#{topic}", context.holder, partitions, self)
+        self.lanes = LaneOwner(context.pool, f"{scope}#{topic}", context.holder, lanes_of_topic, self)
         self.task = tasks.create_task(self.lanes.run(self.stop))
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
-        self._kafka.gained({(self._topic, lane): epoch for lane, epoch in epochs.items()})
+        self._partitions.gained({(self._topic, lane): epoch for lane, epoch in epochs.items()})
 
     async def drain(self, lanes: Sequence[int]) -> None:
         partitions = [(self._topic, lane) for lane in lanes]
-        self._kafka.dropped(partitions)
-        await self._kafka.finished(partitions)
+        self._partitions.dropped(partitions)
+        await self._partitions.finished(partitions)
 
     def dropped(self, lanes: Sequence[int]) -> None:
-        self._kafka.dropped([(self._topic, lane) for lane in lanes])
+        self._partitions.dropped([(self._topic, lane) for lane in lanes])

@@ -23,7 +23,7 @@ STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}.{name}": sql
     for module in (positions, projection, read_model)
     for name, sql in vars(module).items()
-    if name.isupper() and isinstance(sql, str) and name != "IDENTIFIER"
+    if name.isupper() and isinstance(sql, str) and not name.startswith("_") and name != "IDENTIFIER"
 }
 
 

@@ -1,9 +1,11 @@
 """`marty run projection` as the pod runs it: a process, its configuration, its status."""
 
 import json
+import operator
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,31 @@ async def test_a_table_that_does_not_fit_is_reported_and_used_as_soon_as_it_does
         assert process.returncode is None
     assert await conn.fetchval("SELECT next_offset FROM marty.kafka_position WHERE scope = $1", SCOPE) == 1
     assert await conn.fetchval("SELECT to_regclass('public.order_summary')") is None
+
+
+async def test_connections_that_break_in_the_middle_lose_nothing_and_apply_nothing_twice(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = topic_factory("orders", partitions=2)
+    await conn.execute(
+        """
+        CREATE TABLE public.seen (at timestamptz DEFAULT now());
+        CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN INSERT INTO public.seen DEFAULT VALUES; RETURN NULL; END $$;
+        CREATE TABLE public.order_summary (order_id text PRIMARY KEY, customer_id text, status text, total bigint);
+        CREATE TRIGGER note AFTER INSERT OR UPDATE ON public.order_summary FOR EACH ROW EXECUTE FUNCTION public.note();
+        """
+    )
+    publish(kafka_bootstrap, topic, [created(n) for n in range(3000)])
+
+    async with worker(postgres_url, spec(kafka_bootstrap, topic, batch_size=20), tmp_path) as (process, _):
+        for threshold in (1, 600, 1200):
+            await eventually(lambda: applied(conn), partial(operator.le, threshold), seconds=40)
+            await conn.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        await eventually(lambda: applied(conn), lambda count: count == 3000, seconds=40)
+        assert process.returncode is None
+    assert len(await rows(conn)) == 3000
+    assert await conn.fetchval("SELECT count(*) FROM public.seen") == 3000

@@ -35,7 +35,7 @@ def test_good_specs_are_accepted(kind: str) -> None:
             "spec.triggers[0].kafka.businessKey",
         ),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
-        ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.total"),
+        ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),
         ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),
     ],
 )

@@ -46,6 +46,9 @@ def value_of(source: str, path: str) -> Value:
     expression = Expression(source, path)
     if member := _MEMBER.fullmatch(source):
         return _member(tuple(member[1].split(".")[1:]), expression)
+    if expression.roots and "event" not in expression.roots:
+        unknown = ", ".join(sorted(expression.roots))
+        raise InvalidDefinition(path, f"{source!r} reads {unknown}, but only event exists", "write a text as 'text'")
     if not expression.roots:
         try:
             constant = expression.value({})

@@ -109,7 +109,7 @@ class Projector:
         taken = take(records, self._mapper, await self._sequences.known(records, batch.epochs))
         if taken.stops:
             for partition, stop in taken.stops.items():
-                self._kafka.hold(partition, stop.error)
+                self._kafka.hold(partition, stop.offset, stop.error)
             batch = batch.until({partition: stop.offset for partition, stop in taken.stops.items()})
         self._sequences.remember(taken.sequences)
         return _Folded(batch, taken, fold(taken.changes, self._value_columns))
@@ -136,4 +136,4 @@ class Projector:
             self._one_by_one = len(batch.records)
         else:
             record = batch.records[0]
-            self._kafka.hold((record.topic, record.partition), poison(record, str(error)))
+            self._kafka.hold((record.topic, record.partition), record.offset, poison(record, str(error)))

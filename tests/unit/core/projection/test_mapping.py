@@ -123,5 +123,7 @@ def test_a_constant_that_fails_is_the_events_problem_not_the_workers() -> None:
 def test_definitions_that_can_never_run_are_refused() -> None:
     with pytest.raises(InvalidDefinition, match=r"spec\.events\.e\.upsert\.total.*no CEL"):
         Mapper(spec({"e": {"upsert": {"total": "event."}}}))
+    with pytest.raises(InvalidDefinition, match=r"reads created, but only event exists.*'text'"):
+        Mapper(spec({"e": {"upsert": {"note": "created"}}}))
     with pytest.raises(InvalidDefinition, match="jsonb"):
         Mapper(spec({"e": {"delete": True}}, columns={"id": "jsonb"}))
