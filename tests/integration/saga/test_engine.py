@@ -31,6 +31,7 @@ async def test_sagas_complete_and_declined_ones_are_compensated(postgres_url: st
         found = await ended(conn, 100)
 
     assert found == {"Completed": 90, "Compensated": 10}
+    assert running.broken == {}
     assert all(receipt.created for receipt in receipts)
     assert shop.order[receipts[0].saga_id] == ["reserve", "charge", "release"]
     assert shop.order[receipts[1].saga_id] == ["reserve", "charge", "confirm"]
@@ -165,3 +166,35 @@ async def test_failures_are_retried_then_compensated_with_both_ends_counted(
     error = await conn.fetchval("SELECT error FROM marty.saga_instance")
     assert "charge failed after 3 calls" in error
     assert "undo of charge failed after 3 calls" in error
+
+
+async def test_an_instance_that_cannot_go_on_is_left_as_it_is_and_harms_no_other(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    new = (
+        "INSERT INTO marty.saga_instance (id, resource, lane, revision, business_key, state)"
+        " SELECT id, $1, marty.lane_of(id::text), $2, $3, $4 FROM (SELECT gen_random_uuid() AS id) AS one RETURNING id::text"
+    )
+    async with pool_of(postgres_url) as pool:
+        async with engine(pool, Shop().caller()) as running:
+            await running.engine.start("first", {})
+            await ended(conn, 1)
+        revision = await conn.fetchval("SELECT DISTINCT revision FROM marty.saga_instance")
+        unknown = await conn.fetchval(new, RESOURCE, "no-such-revision", "a", "Pending")
+        garbled = await conn.fetchval(new, RESOURCE, revision, "b", "Running")
+        for id_ in (unknown, garbled):
+            await conn.execute("INSERT INTO marty.saga_input VALUES ($1, '{}')", id_)
+        await conn.execute("INSERT INTO marty.saga_journal VALUES ($1, 1, 'nonsense')", garbled)
+        async with engine(pool, Shop().caller()) as running:
+            await running.engine.start("second", {})
+            assert await ended(conn, 2) == {"Completed": 2, "Pending": 1, "Running": 1}
+
+    assert running.broken.keys() == {unknown, garbled}
+    assert "no-such-revision" in running.broken[unknown]
+
+
+async def test_an_engine_with_two_connections_works(postgres_url: str, conn: asyncpg.Connection) -> None:
+    """The smallest poolSize."""
+    async with pool_of(postgres_url, 2) as pool, engine(pool, Shop().caller()) as running:
+        await asyncio.gather(*(running.engine.start(f"order-{n}", {}) for n in range(50)))
+        assert await ended(conn, 50) == {"Completed": 50}

@@ -63,6 +63,8 @@ class Engine:
         self._resource = resource
         self._definitions = definitions
         self._broken = broken
+        #: Instances that cannot go on; not tried again before the next restart.
+        self._left_alone: set[str] = set()
         self._drain_seconds = drain_seconds
         self.memory = Memory()
         #: Set once lanes are loaded, or when nobody left one for us.
@@ -79,7 +81,7 @@ class Engine:
             holder=holder,
             call=self._call,
             ended=ended,
-            broken=broken,
+            broken=self._leave_alone,
             refused=self._refused,
             happened=self._happened,
             progress=self._progress,
@@ -172,6 +174,11 @@ class Engine:
         self._owner.lost(lanes)
         self.dropped(sorted(lanes))
 
+    def _leave_alone(self, instance: str, error: Exception) -> None:
+        if instance not in self._left_alone:
+            self._left_alone.add(instance)
+            self._broken(instance, error)
+
     def _tell(self, live: Live, event: Event) -> None:
         self._waves.tell(live, event)
         self._progress.set()
@@ -223,7 +230,7 @@ class Engine:
                 definition = self._definitions.get(stored.revision)
                 folded = fold(definition, orjson.loads(stored.context), stored.entries)
             except (MartyError, ValueError) as error:
-                self._broken(str(stored.id), error)
+                self._leave_alone(str(stored.id), error)
                 continue
             live = Live(
                 stored.id,
@@ -235,7 +242,7 @@ class Engine:
                 len(stored.entries),
                 folded.body,
             )
-            if not self.memory.add(live):
+            if live.text in self._left_alone or not self.memory.add(live):
                 continue
             if folded.instance.state is State.PENDING:
                 self._waves.tell(live, Started(stored.started_ms + definition.timeout_ms))

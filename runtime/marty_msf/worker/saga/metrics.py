@@ -5,6 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from marty_msf.core.saga.machine import LIVE, State
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live
 
@@ -17,17 +18,18 @@ class SagaMetrics:
     """Counts of this process; global numbers are in `/status`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._ended = Counter(
+        ended = Counter(
             "marty_saga_instances_ended",
             "Instances that ended or were parked in this process.",
             ["state"],
             registry=registry,
         )
+        self._ended = {state: ended.labels(state.value) for state in State if state not in LIVE}
         self.live = Gauge("marty_saga_live_instances", "Live instances in this process's memory.", registry=registry)
         self.lanes = Gauge("marty_saga_lanes", "Lanes this process owns.", registry=registry)
         self.counts = [0] * (len(BOUNDS_MS) + 1)
 
     def ended(self, live: Live) -> None:
         """An instance ended or was parked."""
-        self._ended.labels(live.instance.state.value).inc()
+        self._ended[live.instance.state].inc()
         self.counts[bisect_left(BOUNDS_MS, now_ms() - live.started_ms)] += 1
