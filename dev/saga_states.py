@@ -24,7 +24,8 @@ from marty_msf.core.saga.events import (
     Unusable,
     Withdrawn,
 )
-from marty_msf.core.saga.machine import Instance, State, advance
+from marty_msf.core.saga.instance import Instance, State
+from marty_msf.core.saga.machine import advance
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "saga-states.md"
 DEADLINE_MS: Final = 1000

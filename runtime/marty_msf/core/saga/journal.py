@@ -12,7 +12,8 @@ import orjson
 
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Event, from_list, to_list
-from marty_msf.core.saga.machine import Command, Instance, advance
+from marty_msf.core.saga.instance import Command, Instance
+from marty_msf.core.saga.machine import advance
 
 
 @dataclass(frozen=True, slots=True)

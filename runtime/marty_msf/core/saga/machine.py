@@ -8,8 +8,7 @@ Rules it keeps:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -29,100 +28,22 @@ from marty_msf.core.saga.events import (
     Unusable,
     Withdrawn,
 )
+from marty_msf.core.saga.instance import (
+    LIVE,
+    RESERVED,
+    Call,
+    Command,
+    End,
+    Happened,
+    Instance,
+    Operation,
+    State,
+    Wait,
+    context_problem,
+)
 
-CONTEXT_LIMIT_BYTES: Final = 256 * 1024
-#: The whole context's own name in conditions; no member of it may be called so.
-RESERVED: Final = "context"
 #: New owners that may find one and the same call in flight before it is taken for what kills its workers.
 RESUME_LIMIT: Final = 20
-
-
-class State(StrEnum):
-    #: Durable, not yet taken up by a worker.
-    PENDING = "Pending"
-    #: Going forward.
-    RUNNING = "Running"
-    #: Undoing what may have happened.
-    COMPENSATING = "Compensating"
-    #: Every step succeeded or was skipped by its condition.
-    COMPLETED = "Completed"
-    #: Everything that may have happened was undone.
-    COMPENSATED = "Compensated"
-    #: Waits for a person; keeps everything it knows.
-    PARKED = "Parked"
-
-
-LIVE: Final = frozenset({State.PENDING, State.RUNNING, State.COMPENSATING})
-
-
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """A step that happened, or may have: then the result is None."""
-
-    step: int
-    result: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """Doing or undoing one step."""
-
-    step: int
-    undo: bool
-    #: Calls made, the one in flight included.
-    calls: int = 1
-    #: Some call so far may have had its effect.
-    unknown: bool = False
-    #: New owners that found it in flight.
-    resumed: int = 0
-    #: End of the wait before the next call; None while a call is in flight.
-    until_ms: int | None = None
-    #: Of the last call that failed.
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One execution of a saga."""
-
-    context: Mapping[str, Any]
-    state: State = State.PENDING
-    #: What may have happened and is not undone, in the order of completion.
-    happened: tuple[Happened, ...] = ()
-    beyond_pivot: bool = False
-    deadline_ms: int = 0
-    #: What is in work; kept when parked, so that a person can see and resume it.
-    operation: Operation | None = None
-    #: Why it compensates or is parked.
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Call the service, once this intent is durable. The answer comes back as an event."""
-
-    step: int
-    undo: bool
-    timeout_ms: int
-    #: The call is cut off here: the instance's deadline; None where the deadline does not count any more.
-    not_after_ms: int | None
-    #: The operation's first call: its request body is made now and stays the same for every later call.
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Give the event Due at this time (milliseconds since 1970)."""
-
-    until_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Nothing more to do: the instance's state is Completed, Compensated or Parked."""
-
-
-Command = Call | Wait | End
 Transition = tuple[Instance, Command]
 _END: Final = End()
 
@@ -191,18 +112,6 @@ def request_body(definition: Definition, instance: Instance, saga_id: str) -> by
 def idempotency_key(definition: Definition, saga_id: str, call: Call) -> str:
     """The same for every call of one operation; the last part would only rise by a person's verb."""
     return f"{saga_id}:{definition.steps[call.step].name}:{'undo' if call.undo else 'do'}:1"
-
-
-def context_problem(context: Mapping[str, Any]) -> str | None:
-    """Why a context cannot be kept, or None."""
-    if RESERVED in context:
-        return f"the name {RESERVED!r} is reserved for the whole context: rename the member"
-    size = len(orjson.dumps(context))
-    if size > CONTEXT_LIMIT_BYTES:
-        return (
-            f"the context would have {size} bytes, {CONTEXT_LIMIT_BYTES} are allowed: keep identifiers in it, not data"
-        )
-    return None
 
 
 def _forward(definition: Definition, instance: Instance, first: int, now_ms: int) -> Transition:

@@ -17,7 +17,7 @@ from typing import Final
 import orjson
 
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
-from marty_msf.core.saga.machine import RESERVED
+from marty_msf.core.saga.instance import RESERVED
 
 Outcome = Succeeded | Unusable | Rejected | Failed | Misconfigured
 

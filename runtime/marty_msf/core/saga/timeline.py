@@ -6,8 +6,9 @@ from typing import Any, TypeAlias
 
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Event, Failed, Misconfigured, Rejected, Succeeded, Unusable
+from marty_msf.core.saga.instance import Instance
 from marty_msf.core.saga.journal import decode
-from marty_msf.core.saga.machine import Instance, advance
+from marty_msf.core.saga.machine import advance
 
 Line: TypeAlias = Mapping[str, Any]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from marty_msf.core.saga.events import Failed, Withdrawn
-from marty_msf.core.saga.machine import Call, idempotency_key
+from marty_msf.core.saga.instance import Call
+from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live

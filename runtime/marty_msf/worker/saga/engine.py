@@ -15,8 +15,8 @@ from asyncpg import Connection
 from marty_msf.core.errors import MartyError
 from marty_msf.core.lanes import LANES
 from marty_msf.core.saga.events import Event, Resumed, Started, Withdrawn
+from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
-from marty_msf.core.saga.machine import Call, State
 from marty_msf.store import saga_instance, saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.groups import first_error

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from uuid import UUID
 
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.machine import Instance
+from marty_msf.core.saga.instance import Instance
 
 
 @dataclass(slots=True, eq=False)

@@ -5,7 +5,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from marty_msf.core.saga.machine import LIVE, State
+from marty_msf.core.saga.instance import LIVE, State
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live
 

@@ -14,8 +14,9 @@ from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Started
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
+from marty_msf.core.saga.instance import Call, Command, Instance, context_problem
 from marty_msf.core.saga.journal import encode
-from marty_msf.core.saga.machine import Call, Command, Instance, advance, context_problem, request_body
+from marty_msf.core.saga.machine import advance, request_body
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms

@@ -16,8 +16,9 @@ import asyncpg
 from asyncpg import Connection
 
 from marty_msf.core.saga.events import Due, Event
+from marty_msf.core.saga.instance import Call, Command, End, Instance, Wait
 from marty_msf.core.saga.journal import encode
-from marty_msf.core.saga.machine import Call, Command, End, Instance, Wait, advance, request_body
+from marty_msf.core.saga.machine import advance, request_body
 from marty_msf.store import saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms

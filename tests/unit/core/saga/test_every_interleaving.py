@@ -21,18 +21,9 @@ from marty_msf.core.saga.events import (
     Succeeded,
     Withdrawn,
 )
+from marty_msf.core.saga.instance import LIVE, Call, Command, Instance, State, Wait
 from marty_msf.core.saga.journal import encode, fold
-from marty_msf.core.saga.machine import (
-    LIVE,
-    Call,
-    Command,
-    Instance,
-    State,
-    Wait,
-    advance,
-    idempotency_key,
-    request_body,
-)
+from marty_msf.core.saga.machine import advance, idempotency_key, request_body
 from tests.unit.core.saga.definitions import definition
 
 ANSWERS = st.sampled_from(

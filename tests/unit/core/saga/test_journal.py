@@ -19,8 +19,8 @@ from marty_msf.core.saga.events import (
     Withdrawn,
 )
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
+from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import decode, encode, fold
-from marty_msf.core.saga.machine import Instance, State
 from marty_msf.core.saga.timeline import timeline
 from tests.unit.core.saga.definitions import ORDER, spec
 

@@ -18,19 +18,8 @@ from marty_msf.core.saga.events import (
     Unusable,
     Withdrawn,
 )
-from marty_msf.core.saga.machine import (
-    CONTEXT_LIMIT_BYTES,
-    RESUME_LIMIT,
-    Call,
-    Command,
-    End,
-    Instance,
-    State,
-    Wait,
-    advance,
-    idempotency_key,
-    request_body,
-)
+from marty_msf.core.saga.instance import CONTEXT_LIMIT_BYTES, Call, Command, End, Instance, State, Wait
+from marty_msf.core.saga.machine import RESUME_LIMIT, advance, idempotency_key, request_body
 from tests.unit.core.saga.definitions import ORDER, definition
 
 START = Started(deadline_ms=300_000)
