@@ -1,5 +1,6 @@
 """Reading Kafka: a thin face over aiokafka's consumer with manual assignment, no group and no silent offset reset."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -70,6 +71,16 @@ class _Client(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no type
             else:
                 found[topic] = sorted(partition for _, partition, *_ in partitions)
         return found
+
+    async def stop(self) -> None:
+        """aiokafka awaits the fetches it has just cancelled: it then ends like a cancelled task itself, half closed."""
+        try:
+            await super().stop()
+        except asyncio.CancelledError:
+            await self._client.close()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
 
     async def refresh(self) -> None:
         """Let the client itself learn about new partitions and their leaders."""
