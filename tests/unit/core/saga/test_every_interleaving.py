@@ -5,6 +5,7 @@ effect of a call that timed out may take place late. What the model knows is com
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,22 +44,29 @@ class World:
     bodies: dict[tuple[int, bool], set[bytes]] = field(default_factory=dict)
 
 
-@st.composite
-def definitions(draw: st.DrawFn) -> Definition:
-    count = draw(st.integers(1, 4))
-    pivot = draw(st.integers(0, count))
+@cache
+def made(kinds: tuple[tuple[bool, str | None], ...], pivot: int, timeout_seconds: int) -> Definition:
     return definition(
         *(
             {
                 "name": f"step{index}",
                 "pivot": index == pivot,
-                "compensation": "undo" if index <= pivot and draw(st.booleans()) else None,
-                "condition": draw(st.sampled_from([None, "missing.name", "step0 == 1"])) if index else None,
+                "compensation": "undo" if undo and index <= pivot else None,
+                "condition": condition if index else None,
             }
-            for index in range(count)
+            for index, (undo, condition) in enumerate(kinds)
         ),
-        timeout_seconds=draw(st.sampled_from([1, 300])),
+        timeout_seconds=timeout_seconds,
     )
+
+
+STEP = st.tuples(st.booleans(), st.sampled_from([None, None, "missing.name", "step0 == 1"]))
+
+
+@st.composite
+def definitions(draw: st.DrawFn) -> Definition:
+    kinds = draw(st.lists(STEP, min_size=1, max_size=4))
+    return made(tuple(kinds), draw(st.integers(0, len(kinds))), draw(st.sampled_from([1, 300])))
 
 
 class Player:
@@ -149,7 +157,7 @@ class Player:
                 return Rejected("HTTP 422", random)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(plan=definitions(), data=st.data())
 def test_an_instance_ends_and_undoes_exactly_what_may_have_happened_in_reverse(
     plan: Definition, data: st.DataObject
