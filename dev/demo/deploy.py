@@ -15,13 +15,12 @@ from dev.demo import broker, database
 from dev.demo.database import Passwords
 from dev.demo.kubectl import Kubectl
 from dev.demo.manifests import IMAGE_PLACE, NAMESPACE, read, restricted_namespace, secret, with_image
-from dev.demo.target import OPERATOR_NAMESPACE, RESOURCES, Images, Servers, Target, ready_pod
+from dev.demo.target import OPERATOR_NAMESPACE, RESOURCES, WORKERS, Images, Servers, Target, ready_pod
 
 CHART: Final = Path(__file__).resolve().parents[2] / "charts" / "marty-operator"
 RELEASE: Final = "marty"
 SERVICES: Final = ("order-service", "inventory-service", "payment-service")
 MANIFESTS: Final = ("saga", "outbox-relay", "projection")
-WORKERS: Final = "app.kubernetes.io/managed-by=marty-operator,marty.dev/kind"
 READY_SECONDS: Final = 180
 POLL_SECONDS: Final = 0.3
 CRD_SECONDS: Final = 30

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import asyncpg
@@ -20,7 +20,8 @@ from dev.demo.killing import Killed, burst_with_kill
 from dev.demo.load import Latency, Shopper, latency, open_loop, order_bodies
 from dev.demo.manifests import NAMESPACE, SHOP
 from dev.demo.render import Report
-from dev.demo.target import Target
+from dev.demo.restarts import crashes, restart_counts
+from dev.demo.target import WORKERS, Target
 
 #: Steps that `run` counts on its progress.
 STEPS: Final = deploy.STEPS + 5
@@ -50,10 +51,12 @@ async def run(target: Target, progress: Progress, load: Load = Load()) -> Report
             await database.execute((SHOP / "grants.sql").read_text())
             await ledger.install(database)
         earlier = await order_ids(database)
+        restarts = restart_counts(await _workers(target))
         placed, killed, took = await _load(target, shop, database, load, progress)
         with progress.step("the check table"):
             facts = await _facts_at_rest(target, shop, database, earlier | placed)
             resources = await asyncio.to_thread(target.kubectl.run, "get", KINDS, "-n", NAMESPACE)
+            crashed = crashes(restarts, await _workers(target), killed.pods)
     finally:
         await database.close()
     return Report(
@@ -62,10 +65,15 @@ async def run(target: Target, progress: Progress, load: Load = Load()) -> Report
         killed=killed,
         repeated_messages=len(facts.published) - len({message.event_id for message in facts.published}),
         latency=took,
+        crashed=crashed,
         checks=check_all(facts),
         resources=resources,
         shop_address=await asyncio.to_thread(target.advice, "order-service"),
     )
+
+
+async def _workers(target: Target) -> Sequence[Mapping[str, Any]]:
+    return await asyncio.to_thread(target.kubectl.items, "pods", NAMESPACE, "-l", WORKERS)
 
 
 async def _load(

@@ -24,13 +24,15 @@ class Report:
     repeated_messages: int
     #: None when some of the paced orders never reached the read model.
     latency: Latency | None
+    #: Workers that ended although the demo did not kill them; there must be none.
+    crashed: tuple[str, ...]
     checks: tuple[Check, ...]
     resources: str
     shop_address: str
 
     @property
     def ok(self) -> bool:
-        return all(check.ok for check in self.checks) and is_fast(self.latency)
+        return all(check.ok for check in self.checks) and is_fast(self.latency) and not self.crashed
 
 
 def is_fast(latency: Latency | None) -> bool:
@@ -45,6 +47,7 @@ def as_text(report: Report) -> str:
         f"killed with -9 while {killed.active_before} sagas were active ({killed.active_after} right after): "
         + ", ".join(killed.pods),
         f"messages that Kafka got twice because of it: {report.repeated_messages}",
+        *(f"a worker ended by itself: {line}" for line in report.crashed),
         latency_line(report.latency),
         "",
         *check_table(report.checks),

@@ -13,6 +13,9 @@ OPERATOR_NAMESPACE: Final = "marty-system"
 #: Role of the worker to its resource in the shop.
 RESOURCES: Final = {"Saga": "order-processing", "OutboxRelay": "shop", "Projection": "order-summary"}
 
+#: Label selector of every worker pod.
+WORKERS: Final = "app.kubernetes.io/managed-by=marty-operator,marty.dev/kind"
+
 
 @dataclass(frozen=True, slots=True)
 class Images:
@@ -71,7 +74,7 @@ class Target(Protocol):
 
 def worker_pods(kubectl: Kubectl, kind: str) -> list[Pod]:
     """The running, ready worker pods of the shop's resource of this kind."""
-    labels = f"app.kubernetes.io/managed-by=marty-operator,marty.dev/kind={kind},marty.dev/name={RESOURCES[kind]}"
+    labels = f"{WORKERS}={kind},marty.dev/name={RESOURCES[kind]}"
     return [pod for item in kubectl.items("pods", NAMESPACE, "-l", labels) if (pod := ready_pod(item)) is not None]
 
 

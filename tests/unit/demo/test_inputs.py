@@ -14,6 +14,7 @@ from dev.demo.killing import strike
 from dev.demo.load import latency, order_bodies
 from dev.demo.local import container_processes
 from dev.demo.manifests import IMAGE_PLACE, read, with_image
+from dev.demo.restarts import crashes, restart_counts
 from dev.demo.run import product_images, server_images
 from dev.demo.target import Images, Pod, ready_pod
 from marty_msf.core.resources.kinds import KINDS
@@ -185,3 +186,16 @@ def test_the_load_starts_when_every_worker_runs_the_wanted_image() -> None:
     assert not all_workers_run([*workers, worker("Saga", "runtime:1")], "runtime:2")
     assert not all_workers_run([*workers, worker("Saga", ready=False)], "runtime:2")
     assert not all_workers_run(workers[:3], "runtime:2")
+
+
+def restarted(name: str, count: int) -> dict[str, Any]:
+    ended = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}} if count else {}
+    return {"metadata": {"name": name}, "status": {"containerStatuses": [{"restartCount": count, "lastState": ended}]}}
+
+
+def test_a_worker_that_ended_by_itself_is_told_from_a_killed_one() -> None:
+    before = restart_counts([restarted("old", 2), restarted("killed", 1), restarted("quiet", 1)])
+    after = [restarted("old", 3), restarted("killed", 2), restarted("quiet", 1), restarted("new", 0)]
+
+    assert crashes(before, after, {"killed"}) == ("old: 1 times, the last time with exit code 137 (OOMKilled)",)
+    assert len(crashes(before, after, set())) == 2

@@ -19,6 +19,7 @@ REPORT = Report(
     killed=Killed(("saga-1", "relay-1", "projection-1"), 42, 37),
     repeated_messages=3,
     latency=Latency(412.0, 700.0, 901.0),
+    crashed=(),
     checks=(GOOD,),
     resources="NAME  READY\nsaga  True\n",
     shop_address="http://10.96.0.5",
@@ -51,6 +52,7 @@ def test_the_text_has_tables_kills_and_latency() -> None:
         (replace(REPORT, checks=(GOOD, BAD)), False),
         (replace(REPORT, latency=Latency(1000.1, 1100.0, 1200.0)), False),
         (replace(REPORT, latency=None), False),
+        (replace(REPORT, crashed=("relay-2: 1 times, no trace",)), False),
     ],
 )
 def test_any_difference_and_a_slow_median_fail_the_demo(report: Report, ok: bool) -> None:
