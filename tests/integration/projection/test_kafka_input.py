@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -24,6 +25,7 @@ from tests.integration.projection.support import (
     spec,
 )
 from tests.support import kafka
+from tests.support.broker import broker
 from tests.support.processes import free_port
 from tests.support.waiting import eventually
 
@@ -177,6 +179,24 @@ async def test_lag_is_the_distance_to_the_real_head_also_of_partitions_that_othe
                 await eventually(source.lag, lambda lag: lag.events == 7) for source in (running.kafka, other.kafka)
             ]
         assert all(0 < lag.seconds < 60 for lag in lags)
+
+
+async def test_a_broker_that_is_killed_is_reported_and_read_on_when_it_is_back(
+    postgres_url: str, conn: asyncpg.Connection, tmp_path: Path
+) -> None:
+    async with broker(tmp_path) as own:
+        kafka.create_topic(own.bootstrap, "orders", 2)
+        publish(own.bootstrap, "orders", [created(n) for n in range(20)])
+        async with projecting(postgres_url, spec(own.bootstrap, "orders")) as running:
+            await eventually(lambda: applied(conn), lambda count: count == 20)
+            await own.kill()
+            (problem,) = await eventually(lambda: _current(running.board.current()), bool, seconds=40)
+            assert problem.reason is ProblemReason.BROKER_UNAVAILABLE
+            await own.start()
+            publish(own.bootstrap, "orders", [created(n) for n in range(20, 30)])
+            await eventually(lambda: applied(conn), lambda count: count == 30, seconds=40)
+            await eventually(lambda: _current(running.board.current()), lambda current: not current)
+    assert len(await rows(conn)) == 30
 
 
 def _created_anew(bootstrap: str, topic: str) -> bool:
