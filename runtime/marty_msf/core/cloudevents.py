@@ -35,10 +35,10 @@ def _second(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
-def timestamp(seconds: float) -> bytes:
-    """RFC 3339 in UTC with microseconds. Events come in runs of the same second, whose text is remembered."""
-    second, micros = divmod(round(seconds * 1_000_000), 1_000_000)
-    return b"%b.%06dZ" % (_second(second), micros)
+def timestamp(micros: int) -> bytes:
+    """RFC 3339 in UTC. Events come in runs of the same second, whose text is remembered."""
+    second, rest = divmod(micros, 1_000_000)
+    return b"%b.%06dZ" % (_second(second), rest)
 
 
 def headers(
@@ -46,11 +46,11 @@ def headers(
     event_type: str,
     event_source: tuple[str, bytes],
     subject: bytes,
-    time: float,
+    time: int,
     sequence: int,
     own: str | None,
 ) -> Headers:
-    """The headers of one message; `time` is in seconds since the epoch, `own` is a JSON object of further headers, whose content-type replaces the default.
+    """The headers of one message; `time` is in microseconds since the epoch, `own` is a JSON object of further headers, whose content-type replaces the default.
 
     Runs once per event and is most of what encoding costs, hence the cached pairs and the list built at once.
     """

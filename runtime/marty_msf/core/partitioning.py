@@ -31,9 +31,10 @@ class Partitioner:
 
     def partition(self, key: bytes, partitions: int) -> int:
         """The partition of a key in a topic that has `partitions`."""
-        value = self._hashes.get(key)
-        if value is None:
+        try:
+            return self._hashes[key] % partitions
+        except KeyError:
             if len(self._hashes) >= self._remembered:
                 self._hashes.clear()
             value = self._hashes[key] = murmur2(key)
-        return value % partitions
+            return value % partitions

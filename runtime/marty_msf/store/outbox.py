@@ -8,35 +8,41 @@ from asyncpg import Connection, Record
 
 from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unseen_range
 
-#: The first row is no event: it carries the statement's snapshot and the number of rows found, in columns of its type.
+#: Bound of the payloads of one read, so that large events cannot fill a worker's memory.
+READ_BYTES: Final = 16 * 1024 * 1024
+
+#: The first row is no event: it carries the statement's snapshot and whether the rows fit, in columns of their type.
 #: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
 OPEN: Final = """
 WITH found AS MATERIALIZED (
     (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            date_part('epoch', created_at) AS time
+            (date_part('epoch', created_at) * 1000000)::bigint AS time
        FROM marty.outbox
       WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
     UNION ALL
     (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            date_part('epoch', created_at) AS time
+            (date_part('epoch', created_at) * 1000000)::bigint AS time
        FROM marty.outbox
       WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
+), measured AS MATERIALIZED (
+    SELECT count(*) < $4 AND coalesce(sum(octet_length(payload)), 0) < $5::bigint AS fits FROM found
 )
 SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, pg_current_snapshot()::text AS topic,
-       (SELECT count(*) FROM found)::text AS event_type, NULL::text AS aggregate_type, NULL::text AS aggregate_id,
-       NULL::bytea AS payload, NULL::jsonb AS headers, NULL::float8 AS time
+       fits::text AS event_type, NULL::text AS aggregate_type, NULL::text AS aggregate_id,
+       NULL::bytea AS payload, NULL::jsonb AS headers, NULL::bigint AS time
+  FROM measured
 UNION ALL
-SELECT found.* FROM found WHERE (SELECT count(*) FROM found) < $4
+SELECT found.* FROM found WHERE (SELECT fits FROM measured)
 ORDER BY id NULLS FIRST
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A window that begins where the lanes stood: all its rows by id, or None when there are more than were asked for."""
+    """A window that begins where the lanes stood: all its rows by id, or None when they are more than fits one read."""
 
     end: Snapshot
     rows: Sequence[Record] | None
@@ -45,9 +51,8 @@ class Opened:
 async def open_window(conn: Connection, positions: Positions, limit: int) -> Opened:
     """Read what became visible since the lanes' `prev`; the statement's own snapshot is the window's end."""
     span = unseen_range(position.prev for position in positions.values())
-    rows = await conn.fetch(OPEN, span.low, span.late, by_lane(positions), limit + 1)
-    end, found = rows[0]["topic"], int(rows[0]["event_type"])
-    return Opened(Snapshot.parse(end), rows[1:] if found <= limit else None)
+    rows = await conn.fetch(OPEN, span.low, span.late, by_lane(positions), limit + 1, READ_BYTES)
+    return Opened(Snapshot.parse(rows[0]["topic"]), rows[1:] if rows[0]["event_type"] == "true" else None)
 
 
 FIRST_ID: Final = """
@@ -74,22 +79,34 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
     return int(await conn.fetchval(FIRST_ID, span.low, span.late, by_lane(positions))) - 1
 
 
+#: octet_length of a large payload looks at its header only, so nothing is fetched to be measured.
 CONTINUE: Final = """
 SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-       date_part('epoch', created_at) AS time
-  FROM marty.outbox
- WHERE id > $1 AND pg_visible_in_snapshot(xid, $2) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+       (date_part('epoch', created_at) * 1000000)::bigint AS time
+  FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
+          FROM (SELECT * FROM marty.outbox
+                 WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
+                   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+                 ORDER BY id
+                 LIMIT $4) AS next) AS measured
+ WHERE bytes - octet_length(payload) < $5::bigint
  ORDER BY id
- LIMIT $4
 """
 
 
-async def continue_window(
-    conn: Connection, positions: Positions, end: Snapshot, last_id: int, limit: int
-) -> Sequence[Record]:
-    """The window's next rows behind `last_id`; fewer than `limit` rows mean that the window was read to its end."""
-    rows: Sequence[Record] = await conn.fetch(CONTINUE, last_id, end, by_lane(positions), limit)
-    return rows
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The next rows of an open window, and whether they are its last."""
+
+    rows: Sequence[Record]
+    complete: bool
+
+
+async def continue_window(conn: Connection, positions: Positions, end: Snapshot, last_id: int, limit: int) -> Continued:
+    """At most `limit` rows behind `last_id`, and not much more than READ_BYTES of payload."""
+    rows = await conn.fetch(CONTINUE, last_id, end, by_lane(positions), limit, READ_BYTES)
+    cut = len(rows) == limit or sum(len(row["payload"]) for row in rows) >= READ_BYTES
+    return Continued(rows, not cut)
 
 
 #: Unread is what the last complete snapshot does not show, and what an open window has behind its last_id.

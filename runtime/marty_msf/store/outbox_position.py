@@ -7,6 +7,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
 from marty_msf.core.windows import BEGINNING, Position, Positions, Snapshot
+from marty_msf.store.leases import fence
 
 #: A relay that is gone without leaving (kill -9, lost node) is replaced by another resource after this time.
 OWNER_TTL_SECONDS: Final = 15
@@ -91,10 +92,9 @@ WITH fenced AS MATERIALIZED (
     SELECT 1 FROM marty.outbox_owner WHERE resource = $5 FOR SHARE
 )
 UPDATE marty.outbox_position AS p
-   SET prev = w.prev, next = w.next, last_id = w.last_id, published_total = p.published_total + w.published,
-       updated_at = clock_timestamp()
-  FROM unnest($3::integer[], $6::pg_snapshot[], $7::pg_snapshot[], $8::bigint[], $9::bigint[])
-           AS w (lane, prev, next, last_id, published), fenced, owned
+   SET prev = $6::pg_snapshot, next = $7::pg_snapshot, last_id = $8,
+       published_total = p.published_total + w.published, updated_at = clock_timestamp()
+  FROM unnest($3::integer[], $9::bigint[]) AS w (lane, published), fenced, owned
  WHERE fenced.ok AND p.lane = w.lane
 """
 
@@ -108,11 +108,34 @@ async def store(
     positions: Positions,
     published: Mapping[int, int],
 ) -> None:
-    """Write the lanes' positions and add to their counts, all or nothing, in one statement. Raises LeaseLost.
+    """Write the lanes' positions and add to their counts, all or nothing. Raises LeaseLost.
 
-    `epochs` and `positions` name the same lanes; `published` may leave out lanes without events.
+    `epochs` and `positions` name the same lanes; `published` may leave out lanes without events. Lanes are nearly always
+    at one position, which makes this one statement; with several it opens a transaction.
     """
-    lanes = sorted(positions)
+    groups: dict[Position, list[int]] = {}
+    for lane in sorted(positions):
+        groups.setdefault(positions[lane], []).append(lane)
+    whole = (scope, holder, resource)
+    if len(groups) == 1:
+        await _store_group(conn, *whole, epochs, *groups.popitem(), published)
+        return
+    async with conn.transaction():
+        await fence(conn, scope, holder, epochs)
+        for position, lanes in groups.items():
+            await _store_group(conn, *whole, epochs, position, lanes, published)
+
+
+async def _store_group(
+    conn: Connection,
+    scope: str,
+    holder: str,
+    resource: str,
+    epochs: Mapping[int, int],
+    position: Position,
+    lanes: Sequence[int],
+    published: Mapping[int, int],
+) -> None:
     answer = await conn.execute(
         STORE,
         scope,
@@ -120,9 +143,9 @@ async def store(
         lanes,
         [epochs[lane] for lane in lanes],
         resource,
-        [positions[lane].prev for lane in lanes],
-        [positions[lane].next for lane in lanes],
-        [positions[lane].last_id for lane in lanes],
+        position.prev,
+        position.next,
+        position.last_id,
         [published.get(lane, 0) for lane in lanes],
     )
     if answer != f"UPDATE {len(lanes)}":

@@ -1,5 +1,6 @@
 """Correctness 1 and 2: hostile writers against snapshot windows, and against the readers that lose or invert events."""
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -233,3 +234,18 @@ async def test_a_large_window_is_read_by_id_from_its_first_row_on(session: Sessi
     assert [row for part in parts for row in part] == [f"{number:02}" for number in range(25)]
     first = next(iter(reader.positions.values()))
     assert first.next is None, "the window was read to its end"
+
+
+async def test_large_events_are_read_in_parts_that_fit_the_memory(session: Session, conn: asyncpg.Connection) -> None:
+    writer, reader = await session(), Windows(conn, limit=100)
+    for number in range(40):
+        await writer.conn.execute(
+            "SELECT marty.enqueue_event_bytes('t', $1, $2, 'a')", f"{number:02}", secrets.token_bytes(800_000)
+        )
+
+    parts = []
+    while part := await reader.part():
+        parts.append(part)
+
+    assert [len(part) for part in parts] == [21, 19]
+    assert [row for part in parts for row in part] == [f"{number:02}" for number in range(40)]

@@ -49,9 +49,9 @@ async def full_outbox(conn: asyncpg.Connection) -> asyncpg.Connection:
 @pytest.mark.parametrize(
     ("sql", "arguments", "index"),
     [
-        (outbox.OPEN, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], 501", "outbox_xid"),
+        (outbox.OPEN, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], 501, 1000000", "outbox_xid"),
         (outbox.FIRST_ID, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[]", "outbox_xid"),
-        (outbox.CONTINUE, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500", "outbox_pkey"),
+        (outbox.CONTINUE, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, 1000000", "outbox_pkey"),
         (outbox.BACKLOG, "1000", "outbox_xid"),
     ],
     ids=["open", "first id", "continue", "backlog"],
@@ -73,7 +73,7 @@ async def test_an_idle_poll_touches_almost_nothing(full_outbox: asyncpg.Connecti
     await full_outbox.execute(f"PREPARE hot AS {outbox.OPEN}")
     snapshots = ",".join([f'"{prev}"'] * 64)
     rows = await full_outbox.fetch(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot('{xmax}', '{{}}', '{{{snapshots}}}', 501)"
+        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot('{xmax}', '{{}}', '{{{snapshots}}}', 501, 1000000)"
     )
 
     plan = json.loads(rows[0][0])[0]["Plan"]

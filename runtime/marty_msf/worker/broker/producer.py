@@ -140,10 +140,10 @@ class KafkaProducer:
             await self._client.abandon()
 
     def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[Any]:
-        limit = self._batch_bytes.get(topic, BATCH_BYTES)
+        limit = self._batch_bytes.get(topic)
         batch = self._client.create_batch()
         for key, value, headers in messages:
-            if batch.record_count() and batch.size() + len(value) > limit:
+            if limit is not None and batch.record_count() and batch.size() + len(value) > limit:
                 yield batch
                 batch = self._client.create_batch()
             if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:

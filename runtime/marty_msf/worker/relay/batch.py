@@ -56,9 +56,14 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
     for first in range(0, len(rows), size):
         part = rows[first : first + size]
         last = first + size >= len(rows)
-        after = end if last else {lane: position.within(part[-1][0]) for lane, position in start.items()}
-        batches.append(Batch(part, after))
+        batches.append(Batch(part, end if last else _within(start, part[-1][0])))
     return batches
+
+
+def _within(start: Positions, last_id: int) -> Positions:
+    """All lanes up to an id. Most lanes share their position, so few objects are made."""
+    moved = {position: position.within(last_id) for position in set(start.values())}
+    return {lane: moved[position] for lane, position in start.items()}
 
 
 class Encoder:

@@ -31,8 +31,9 @@ async def read(conn: asyncpg.Connection, positions: Positions, limit: int) -> Re
         if rows is None:
             last_id = await outbox.id_before_window(conn, chosen)
     if rows is None:
-        rows = await outbox.continue_window(conn, chosen, end, last_id, limit)
-        complete = len(rows) < limit
+        continued = await outbox.continue_window(conn, chosen, end, last_id, limit)
+        rows, complete = continued.rows, continued.complete
     start = {lane: position.opened(end, last_id) for lane, position in chosen.items()}
-    after = {lane: closed(end) if complete else position.within(rows[-1]["id"]) for lane, position in start.items()}
+    behind = closed(end)
+    after = {lane: behind if complete else position.within(rows[-1]["id"]) for lane, position in start.items()}
     return Reading(rows, start, after)
