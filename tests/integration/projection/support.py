@@ -49,9 +49,18 @@ class Event:
         return headers
 
 
-def publish(bootstrap: str, topic: str, events: Iterable[Event], partition: int | None = None) -> None:
+def publish(
+    bootstrap: str, topic: str, events: Iterable[Event], partition: int | None = None, compression: str = "none"
+) -> None:
     """Publish in order, by key unless a partition is named, and wait for every acknowledgement."""
-    producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5})
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "compression.type": compression,
+        }
+    )
     failures: list[object] = []
     for event in events:
         value = event.payload if isinstance(event.payload, bytes) else json.dumps(event.payload).encode()

@@ -1,11 +1,13 @@
 """Kafka as an input: topics that come and go, partitions that are added, positions that are lost."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import asyncpg
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka import TopicPartition as ForeignPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
@@ -53,6 +55,36 @@ async def test_a_missing_topic_is_named_and_read_as_soon_as_it_appears(
         publish(kafka_bootstrap, later, [created(2)])
         await eventually(lambda: applied(conn), lambda count: count == 2)
         assert running.board.current() == []
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_other_producers_compress_is_read(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Topics, compression: str
+) -> None:
+    topic = topic_factory("orders", partitions=1)
+    publish(kafka_bootstrap, topic, [created(n) for n in range(50)], compression=compression)
+    async with projecting(postgres_url, spec(kafka_bootstrap, topic)):
+        await eventually(lambda: applied(conn), lambda count: count == 50)
+    assert len(await rows(conn)) == 50
+
+
+async def test_only_committed_kafka_transactions_are_read(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Topics
+) -> None:
+    topic = topic_factory("orders", partitions=1)
+    producer = Producer({"bootstrap.servers": kafka_bootstrap, "transactional.id": topic})
+    await asyncio.to_thread(producer.init_transactions, 30)
+    for number, end in ((1, producer.abort_transaction), (2, producer.commit_transaction)):
+        producer.begin_transaction()
+        event = created(number)
+        producer.produce(topic, key=event.key, value=json.dumps(event.payload).encode(), headers=event.headers())
+        await asyncio.to_thread(producer.flush, 30)
+        await asyncio.to_thread(end, 30)
+    async with projecting(postgres_url, spec(kafka_bootstrap, topic)) as running:
+        await eventually(lambda: rows(conn), lambda found: "o-2" in found)
+        # The markers at the end of transactions are offsets too: they are passed, not lagged behind.
+        await eventually(running.kafka.lag, lambda lag: lag.events == 0)
+    assert set(await rows(conn)) == {"o-2"}
 
 
 async def test_a_broker_that_does_not_answer_is_named_and_retried(postgres_url: str) -> None:
