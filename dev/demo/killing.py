@@ -13,7 +13,7 @@ from dev.demo.evidence import active_sagas
 from dev.demo.kubectl import Kubectl
 from dev.demo.load import Shopper
 from dev.demo.manifests import NAMESPACE
-from dev.demo.target import RESOURCES, Pod, Target, first_ready_pod, ready_pod
+from dev.demo.target import RESOURCES, Pod, Target, steadiest_pod, ready_pod
 
 #: Sagas that must be active when the workers are killed.
 ACTIVE_NEEDED: Final = 20
@@ -46,7 +46,7 @@ async def burst_with_kill(
 
 
 def _one_of_each(kubectl: Kubectl) -> list[Pod]:
-    return [first_ready_pod(kubectl, kind, REPLACED_SECONDS) for kind in RESOURCES]
+    return [steadiest_pod(kubectl, kind, REPLACED_SECONDS) for kind in RESOURCES]
 
 
 async def _kill(

@@ -41,6 +41,7 @@ class Pod:
     name: str
     #: Another one after a restart.
     container_id: str
+    restarts: int
 
 
 class Target(Protocol):
@@ -83,14 +84,18 @@ def ready_pod(item: Mapping[str, Any]) -> Pod | None:
     statuses = item["status"].get("containerStatuses", [])
     if len(statuses) != 1 or not statuses[0]["ready"] or "deletionTimestamp" in item["metadata"]:
         return None
-    return Pod(item["metadata"]["name"], statuses[0]["containerID"].rpartition("/")[2])
+    identity = statuses[0]["containerID"].rpartition("/")[2]
+    return Pod(item["metadata"]["name"], identity, statuses[0]["restartCount"])
 
 
-def first_ready_pod(kubectl: Kubectl, kind: str, seconds: float) -> Pod:
-    """ClusterError when no worker pod of the kind is ready in time."""
+def steadiest_pod(kubectl: Kubectl, kind: str, seconds: float) -> Pod:
+    """The ready worker with the fewest restarts: kubelet lets one that ended often wait ever longer.
+
+    ClusterError when no worker pod of the kind is ready in time.
+    """
     deadline = time.monotonic() + seconds
     while not (found := worker_pods(kubectl, kind)):
         if time.monotonic() > deadline:
             raise ClusterError(f"no {kind} worker pod became ready within {seconds:.0f} s")
         time.sleep(0.2)
-    return found[0]
+    return min(found, key=lambda pod: pod.restarts)

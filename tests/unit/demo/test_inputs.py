@@ -119,12 +119,12 @@ def test_the_status_gives_the_same_numbers_and_leaves_out_what_is_missing() -> N
 
 
 def pod(*, ready: bool = True, **metadata: str) -> dict[str, Any]:
-    container = {"ready": ready, "containerID": "containerd://abc"}
+    container = {"ready": ready, "containerID": "containerd://abc", "restartCount": 1}
     return {"metadata": {"name": "p", **metadata}, "status": {"containerStatuses": [container]}}
 
 
 def test_a_pod_counts_once_it_is_ready_and_until_it_is_deleted() -> None:
-    assert ready_pod(pod()) == Pod("p", "abc")
+    assert ready_pod(pod()) == Pod("p", "abc", 1)
     assert ready_pod(pod(ready=False)) is None
     assert ready_pod(pod(deletionTimestamp="2026-01-01T00:00:00Z")) is None
     assert ready_pod({"metadata": {"name": "p"}, "status": {}}) is None
