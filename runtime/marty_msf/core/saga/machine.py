@@ -3,7 +3,7 @@
 Rules it keeps:
 1. A step whose outcome is unknown may have happened, so it is undone like one that succeeded.
 2. Undo goes in the reverse of the order in which steps completed (their order in `Instance.happened`).
-3. Once the pivot succeeded nothing is undone: later steps are retried, then the instance is parked.
+3. Once the pivot succeeded (or was skipped) nothing is undone: later steps are retried, then the instance is parked.
 4. Nothing is retried for ever: a budget that is used up leads to compensation or to Parked.
 """
 
@@ -117,27 +117,31 @@ def idempotency_key(definition: Definition, saga_id: str, call: Call) -> str:
 def _forward(definition: Definition, instance: Instance, first: int, now_ms: int) -> Transition:
     """Begin the first step from index `first` on whose condition holds."""
     variables: dict[str, Any] | None = None
+    beyond_pivot = instance.beyond_pivot
     for index in range(first, len(definition.steps)):
         step = definition.steps[index]
         if step.condition is not None:
             variables = variables or {**instance.context, RESERVED: instance.context}
             try:
                 if not step.condition.holds(variables):
+                    # The steps behind a pivot have no undo, so its place counts, not whether it was called.
+                    beyond_pivot = beyond_pivot or step.pivot
                     continue
             except ExpressionError as error:
-                return _parked(replace(instance, operation=None), str(error))
-        if _overdue(instance, now_ms):
+                return _parked(_at(instance, instance.state, None, beyond_pivot), str(error))
+        if not beyond_pivot and now_ms >= instance.deadline_ms:
             return _backward(definition, instance, f"the deadline passed before step {step.name!r} began")
-        return _call(definition, _at(instance, instance.state, Operation(index, False)), first=True)
-    return _at(instance, State.COMPLETED, None), _END
+        begun = _at(instance, instance.state, Operation(index, False), beyond_pivot)
+        return _call(definition, begun, first=True)
+    return _at(instance, State.COMPLETED, None, beyond_pivot), _END
 
 
-def _at(instance: Instance, state: State, operation: Operation | None) -> Instance:
+def _at(instance: Instance, state: State, operation: Operation | None, beyond_pivot: bool) -> Instance:
     return Instance(
         instance.context,
         state,
         instance.happened,
-        instance.beyond_pivot,
+        beyond_pivot,
         instance.deadline_ms,
         operation,
         instance.error,

@@ -122,6 +122,19 @@ def test_a_step_whose_condition_is_false_or_names_something_missing_is_skipped()
     assert calls(plan, commands) == ["do a"]
 
 
+def test_a_pivot_that_is_skipped_is_passed_all_the_same() -> None:
+    """What comes behind it has no undo."""
+    plan = definition(
+        {"name": "reserve", "compensation": "release"},
+        {"name": "charge", "pivot": True, "condition": "false"},
+        {"name": "confirm"},
+    )
+    instance, commands = play(plan, OK, NO, Due(), NO)
+
+    assert instance.state is State.PARKED
+    assert calls(plan, commands) == ["do reserve", "do confirm", "do confirm"]
+
+
 def test_a_condition_sees_the_results_of_earlier_steps() -> None:
     plan = definition({"name": "a"}, {"name": "b", "condition": "score >= 5"})
 
