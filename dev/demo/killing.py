@@ -13,7 +13,7 @@ from dev.demo.evidence import active_sagas
 from dev.demo.kubectl import Kubectl
 from dev.demo.load import Shopper
 from dev.demo.manifests import NAMESPACE
-from dev.demo.target import RESOURCES, Pod, Target, steadiest_pod, ready_pod
+from dev.demo.target import RESOURCES, Pod, Target, ready_pod, steadiest_pod
 
 #: Sagas that must be active when the workers are killed.
 ACTIVE_NEEDED: Final = 20
