@@ -79,7 +79,7 @@ def verify(bootstrap: str, topic: str, expected: int) -> tuple[dict[str, str], l
     sequences: set[int] = set()
     try:
         while ended < PARTITIONS:
-            for message in consumer.consume(10_000, timeout=1):
+            for message in consumer.consume(10_000, timeout=0.05):
                 if (error := message.error()) is not None:
                     if error.code() != KafkaError._PARTITION_EOF:
                         raise RuntimeError(str(error))

@@ -64,7 +64,7 @@ def read_topic(bootstrap: str, topic: str) -> list[Message]:
         ended: set[int] = set()
         messages = []
         while len(ended) < len(partitions):
-            for record in consumer.consume(10_000, timeout=1):
+            for record in consumer.consume(10_000, timeout=0.05):
                 error = record.error()
                 if error is not None:
                     if error.code() != KafkaError._PARTITION_EOF:
