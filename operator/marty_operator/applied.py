@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 FULL_APPLY_SECONDS: Final = 300.0
 #: Two repairs of one resource lie at least this far apart, however hard somebody else fights for a field.
 REPAIR_SECONDS: Final = 1.0
+#: No mark of an object that exists.
+GONE: Final = ""
 
 
 class NameTaken(MartyError):
@@ -43,8 +45,13 @@ class _Applied:
     uid: str
     digest: str = ""
     at: float = float("-inf")
-    drifted: bool = False
-    marks: dict[tuple[str, str], str] = field(default_factory=dict)
+    #: By kind and name: what our last apply made, and what a watch has shown since that apply began.
+    made: dict[tuple[str, str], str] = field(default_factory=dict)
+    shown: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def drifted(self) -> bool:
+        return any(self.made.get(identity) != mark for identity, mark in self.shown.items())
 
 
 class Applier:
@@ -65,15 +72,13 @@ class Applier:
         return self._trouble.get(key, "")
 
     def note(self, key: Key, manifest: Mapping[str, Any], gone: bool) -> None:
-        """A watch showed an owned object: remember it as drift unless it is just what we applied last."""
+        """A watch showed an owned object: drift, unless it is just what we applied last."""
         if manifest["kind"] == "Deployment":
             self._trouble[key] = "" if gone else deployment_trouble(manifest)
         applied = self._applied.get(key)
         if applied is None:
             return
-        known = applied.marks.get((manifest["kind"], manifest["metadata"]["name"]))
-        if gone or known != mark(manifest):
-            applied.drifted = True
+        applied.shown[manifest["kind"], manifest["metadata"]["name"]] = GONE if gone else mark(manifest)
 
     async def check_names(self, resource: Resource) -> None:
         """Raises NameTaken before anything of somebody else could be overwritten. Asked once per resource and process."""
@@ -108,10 +113,12 @@ class Applier:
             return None
         if cause == "drift" and age < REPAIR_SECONDS:
             return REPAIR_SECONDS - age
-        applied.drifted = False  # before the calls: what a watch shows during them counts as new drift
         for manifest in manifests:
-            done = await self._cluster.apply(manifest)
-            applied.marks[manifest["kind"], manifest["metadata"]["name"]] = mark(done)
+            identity = (manifest["kind"], manifest["metadata"]["name"])
+            applied.shown.pop(
+                identity, None
+            )  # before the call: what a watch shows during it may be newer than its answer
+            applied.made[identity] = mark(await self._cluster.apply(manifest))
         applied.digest, applied.at = digest, self._now()
         metrics.APPLIES.labels(desired.key.kind, cause).inc()
         logger.info("%s: applied revision %s (%s)", desired.key, desired.revision, cause)

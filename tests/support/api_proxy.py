@@ -1,12 +1,10 @@
 """A proxy before the API server that answers with errors, drops, delays or stalls as a test asks for.
 
-It speaks plain HTTP on loopback and carries the credentials of the local cluster's administrator.
+It speaks plain HTTP on loopback and carries the token of the test's own API server.
 """
 
 import asyncio
-import base64
 import json
-import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -115,15 +113,13 @@ def _drop(request: web.Request) -> web.Response:
 async def api_proxy(cluster: Cluster, directory: Path) -> AsyncIterator[ApiProxy]:
     """Writes `directory/kubeconfig`, which points to the proxy."""
     config = json.loads(cluster.kubeconfig.read_text())
-    upstream, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    context = ssl.create_default_context(cadata=base64.b64decode(upstream["certificate-authority-data"]).decode())
-    pair = directory / "client.pem"
-    pair.write_bytes(b"".join(base64.b64decode(user[f"client-{part}-data"]) for part in ("certificate", "key")))
-    context.load_cert_chain(pair)
-    timeout = aiohttp.ClientTimeout(total=None)
-    connector = aiohttp.TCPConnector(ssl=context, limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        proxy = ApiProxy(_session=session, _upstream=upstream["server"])
+    upstream, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=False, limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        headers={"Authorization": f"Bearer {token}"},
+    ) as session:
+        proxy = ApiProxy(_session=session, _upstream=upstream)
         proxy.flowing.set()
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", proxy.handle)
