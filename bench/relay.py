@@ -186,8 +186,8 @@ async def drain(url: str, bootstrap: str, total: int, batch_size: int, prefetch:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=3_000_000)
-    parser.add_argument("--batch-size", type=int, default=500)
-    parser.add_argument("--prefetch", type=int, default=5000)
+    parser.add_argument("--batch-size", type=int, default=5000)
+    parser.add_argument("--prefetch", type=int, default=10_000)
     given = parser.parse_args()
     return asyncio.run(run(given.events, given.batch_size, given.prefetch))
 

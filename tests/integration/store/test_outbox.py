@@ -1,5 +1,7 @@
 """The outbox's SQL face: what `marty.enqueue_event` accepts and refuses, the stored position, and its one owner."""
 
+import secrets
+
 import asyncpg
 import pytest
 
@@ -7,6 +9,7 @@ from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
 from marty_msf.core.lanes import LANES
 from marty_msf.core.windows import BEGINNING, Position, Snapshot, closed
 from marty_msf.store import leases, outbox, outbox_position
+from tests.support.postgres import with_database
 
 pytestmark = pytest.mark.postgres
 
@@ -195,3 +198,24 @@ async def test_an_open_writer_is_named(conn: asyncpg.Connection, postgres_url: s
         assert "forgetful" in found.name
     finally:
         await writer.close()
+
+
+async def test_an_application_needs_no_more_than_the_documented_rights(
+    conn: asyncpg.Connection, postgres_url: str
+) -> None:
+    role = f"app_{secrets.token_hex(4)}"
+    await conn.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{role}'")
+    try:
+        await conn.execute(f"GRANT USAGE ON SCHEMA marty TO {role}")
+        await conn.execute(f"GRANT SELECT, INSERT ON marty.outbox TO {role}")
+        app = await asyncpg.connect(
+            with_database(postgres_url, postgres_url.rpartition("/")[2], user=role, password=role)
+        )
+        try:
+            assert await app.fetchval(ENQUEUE, *GOOD) == 1
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await app.execute("DELETE FROM marty.outbox")
+        finally:
+            await app.close()
+    finally:
+        await conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
