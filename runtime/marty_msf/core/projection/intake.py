@@ -96,29 +96,34 @@ def take(
     risen: dict[Stream, dict[bytes, int]] = {}
     counts: dict[Partition, Count] = {}
     stops: dict[Partition, Stop] = {}
+    # Records come in runs of one partition and one stream; what a run shares is looked up once.
+    partition: Partition = ("", -1)
+    count, stopped = Count(), False
+    run: Stream | None = None
+    news: dict[bytes, int] = {}
+    before: Mapping[bytes, int] = {}
     for record, stream, sequence in records:
-        partition = (record.topic, record.partition)
-        if partition in stops:
+        if record.partition != partition[1] or record.topic != partition[0]:
+            partition = (record.topic, record.partition)
+            count, stopped = counts.setdefault(partition, Count()), partition in stops
+        if stopped:
             continue
-        count = counts.get(partition)
-        if count is None:
-            count = counts[partition] = Count()
+        key = record.key or b""
         if stream is not None:
-            key = record.key or b""
-            news = risen.get(stream)
-            if news is None:
-                news = risen[stream] = {}
+            if stream is not run:
+                run, news, before = stream, risen.setdefault(stream, {}), known[stream]
             highest = news.get(key)
-            if sequence <= (known[stream][key] if highest is None else highest):
+            if sequence <= (before[key] if highest is None else highest):
                 count.duplicates += 1
                 continue
         try:
             change = mapper.change(record.headers.get(TYPE), record.value)
         except PoisonEvent as error:
             stops[partition] = Stop(record.offset, poison(record, str(error)))
+            stopped = True
             continue
         if stream is not None:
-            risen[stream][key] = sequence
+            news[key] = sequence
         if change is not None:
             changes.append(change)
         count.processed += 1

@@ -44,8 +44,8 @@ def value_of(source: str, path: str) -> Value:
     an event. Raises InvalidDefinition; the function raises ExpressionError.
     """
     expression = Expression(source, path)
-    if member := _MEMBER.fullmatch(source):
-        return _member(tuple(member[1].split(".")[1:]), expression)
+    if names := _member_names(source):
+        return _member(names, expression)
     if expression.roots and "event" not in expression.roots:
         unknown = ", ".join(sorted(expression.roots))
         raise InvalidDefinition(path, f"{source!r} reads {unknown}, but only event exists", "write a text as 'text'")
@@ -59,8 +59,14 @@ def value_of(source: str, path: str) -> Value:
     return lambda event: expression.value({"event": event})
 
 
+def _member_names(source: str) -> tuple[str, ...]:
+    """The names after `event` when the expression is nothing but a member, else none."""
+    member = _MEMBER.fullmatch(source)
+    return tuple(member[1].split(".")[1:]) if member else ()
+
+
 def _member(names: tuple[str, ...], expression: Expression) -> Value:
-    def deep(event: Any) -> Any:
+    def member(event: Any) -> Any:
         value = event
         for name in names:
             if value.__class__ is not dict:
@@ -72,14 +78,7 @@ def _member(names: tuple[str, ...], expression: Expression) -> Value:
             value = value[name]
         return value
 
-    if len(names) > 1:
-        return deep
-    only = names[0]
-
-    def shallow(event: Any) -> Any:
-        return event.get(only) if event.__class__ is dict else deep(event)
-
-    return shallow
+    return member
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,18 @@ class _Column:
             value = value_of_event(event)
             return None if value is None else convert(value)
 
-        return read
+        names = _member_names(self.source)
+        if len(names) != 1:
+            return read
+        name = names[0]
+
+        def read_member(event: Any) -> Any:
+            if event.__class__ is not dict:
+                return read(event)
+            value = event.get(name)
+            return None if value is None else convert(value)
+
+        return read_member
 
 
 class _Plan:
@@ -128,7 +138,10 @@ class _Plan:
 
     def change(self, payload: bytes | None) -> Change:
         """The change this event makes. Raises PoisonEvent without the event's place, which the caller knows."""
-        event = _decoded(payload)
+        try:
+            event = orjson.loads(payload)  # type: ignore[arg-type]  # None is refused like everything that is no JSON
+        except orjson.JSONDecodeError as error:
+            raise _undecodable(payload, error) from None
         try:
             key = tuple([read(event) for read in self._key_readers])
             values = tuple([read(event) for read in self._readers])
@@ -181,10 +194,7 @@ class Mapper:
         return plan.change(payload) if plan else None
 
 
-def _decoded(payload: bytes | None) -> Any:
+def _undecodable(payload: bytes | None, error: orjson.JSONDecodeError) -> PoisonEvent:
     if payload is None:
-        raise PoisonEvent("the event has no payload: mappings read its members")
-    try:
-        return orjson.loads(payload)
-    except orjson.JSONDecodeError as error:
-        raise PoisonEvent(f"the payload {shown(payload)} is no JSON ({error}): publish JSON") from None
+        return PoisonEvent("the event has no payload: mappings read its members")
+    return PoisonEvent(f"the payload {shown(payload)} is no JSON ({error}): publish JSON")
