@@ -4,6 +4,7 @@ Secrets never stand here; they reach the worker as environment variables (see `m
 """
 
 import hashlib
+import json
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -46,7 +47,8 @@ _ADAPTER: TypeAdapter[SagaConfig | RelayConfig | ProjectionConfig] = TypeAdapter
 
 def render(config: SagaConfig | RelayConfig | ProjectionConfig) -> str:
     """The configuration as JSON with sorted, camelCase keys: equal configurations give equal text."""
-    return _ADAPTER.dump_json(config, by_alias=True, exclude_none=True, indent=2).decode()
+    # Nulls stay: in steps[].data they belong to the user.
+    return json.dumps(_ADAPTER.dump_python(config, mode="json", by_alias=True), indent=2, sort_keys=True)
 
 
 def parse(text: str | bytes) -> SagaConfig | RelayConfig | ProjectionConfig:
