@@ -35,6 +35,15 @@ async def test_an_event_is_part_of_the_callers_transaction(conn: asyncpg.Connect
     assert rows[0]["lane"] == await conn.fetchval("SELECT marty.lane_of('o-1')")
 
 
+async def test_arguments_may_be_given_by_name(conn: asyncpg.Connection) -> None:
+    await conn.execute(
+        "SELECT marty.enqueue_event(topic => 't', event_type => 'e', payload => '{}', aggregate_id => 'a', "
+        "aggregate_type => 'order', headers => '{\"traceparent\": \"00-1\"}')"
+    )
+    row = await conn.fetchrow("SELECT topic, aggregate_type, headers FROM marty.outbox")
+    assert (row["topic"], row["aggregate_type"], row["headers"]) == ("t", "order", '{"traceparent": "00-1"}')
+
+
 @pytest.mark.parametrize(
     ("arguments", "state", "message"),
     [

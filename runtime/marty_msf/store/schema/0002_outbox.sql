@@ -38,40 +38,40 @@ CREATE TABLE marty.outbox_owner (
 
 -- Adds an event to the caller's transaction; returns its id. Lock the aggregate first (an UPDATE of its row does it):
 -- events of one aggregate are published in the order of these calls. SQLSTATEs: MA001 payload too large, MA002 topic,
--- MA003 headers, MA004 event type, aggregate id or payload missing or too long. `content-type` may be set in p_headers.
+-- MA003 headers, MA004 event type, aggregate id or payload missing or too long. `content-type` may be set in headers.
 CREATE FUNCTION marty.enqueue_event_bytes(
-    p_topic text, p_event_type text, p_payload bytea, p_aggregate_id text,
-    p_aggregate_type text DEFAULT '', p_headers jsonb DEFAULT '{}'
+    topic text, event_type text, payload bytea, aggregate_id text,
+    aggregate_type text DEFAULT '', headers jsonb DEFAULT '{}'
 ) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     v_id   bigint;
     v_name text;
 BEGIN
-    IF octet_length(p_payload) > 900000 THEN
-        RAISE EXCEPTION 'payload of % bytes is over the limit of 900000', octet_length(p_payload)
+    IF octet_length(payload) > 900000 THEN
+        RAISE EXCEPTION 'payload of % bytes is over the limit of 900000', octet_length(payload)
             USING ERRCODE = 'MA001', HINT = 'Store the document elsewhere and send an identifier of it.';
     END IF;
-    IF p_topic IS NULL OR p_topic !~ '^[a-zA-Z0-9._-]{1,249}$' OR p_topic IN ('.', '..') THEN
-        RAISE EXCEPTION 'topic % is no Kafka topic name', quote_nullable(p_topic)
+    IF topic IS NULL OR topic !~ '^[a-zA-Z0-9._-]{1,249}$' OR topic IN ('.', '..') THEN
+        RAISE EXCEPTION 'topic % is no Kafka topic name', quote_nullable(topic)
             USING ERRCODE = 'MA002', HINT = 'Use 1 to 249 letters, digits, dots, underscores and hyphens.';
     END IF;
-    IF p_payload IS NULL OR p_aggregate_type IS NULL OR octet_length(p_aggregate_type) > 200
-        OR p_event_type IS NULL OR octet_length(p_event_type) NOT BETWEEN 1 AND 200
-        OR p_aggregate_id IS NULL OR octet_length(p_aggregate_id) NOT BETWEEN 1 AND 512 THEN
+    IF payload IS NULL OR aggregate_type IS NULL OR octet_length(aggregate_type) > 200
+        OR event_type IS NULL OR octet_length(event_type) NOT BETWEEN 1 AND 200
+        OR aggregate_id IS NULL OR octet_length(aggregate_id) NOT BETWEEN 1 AND 512 THEN
         RAISE EXCEPTION 'event type %, aggregate type %, aggregate id % or payload is missing or too long',
-            quote_nullable(left(p_event_type, 250)), quote_nullable(left(p_aggregate_type, 250)), quote_nullable(left(p_aggregate_id, 600))
+            quote_nullable(left(event_type, 250)), quote_nullable(left(aggregate_type, 250)), quote_nullable(left(aggregate_id, 600))
             USING ERRCODE = 'MA004',
                   HINT = 'Give 1 to 200 bytes of event type, at most 200 of aggregate type, 1 to 512 of aggregate id, and a payload.';
     END IF;
-    IF p_headers IS NULL OR p_headers = '{}' THEN
-        p_headers := NULL;
+    IF headers IS NULL OR headers = '{}' THEN
+        headers := NULL;
     ELSE
-        IF jsonb_typeof(p_headers) <> 'object' OR octet_length(p_headers::text) > 16384 THEN
+        IF jsonb_typeof(headers) <> 'object' OR octet_length(headers::text) > 16384 THEN
             RAISE EXCEPTION 'headers must be a JSON object of at most 16384 bytes'
                 USING ERRCODE = 'MA003', HINT = 'Give names and text values, for instance {"traceparent": "00-…"}.';
         END IF;
-        SELECT h.key INTO v_name FROM jsonb_each(p_headers) AS h
+        SELECT h.key INTO v_name FROM jsonb_each(headers) AS h
          WHERE h.key !~ '^[A-Za-z0-9._-]{1,100}$' OR lower(h.key) LIKE 'ce\_%' OR jsonb_typeof(h.value) <> 'string' LIMIT 1;
         IF FOUND THEN
             RAISE EXCEPTION 'header % is refused', quote_literal(left(v_name, 250))
@@ -80,7 +80,7 @@ BEGIN
         END IF;
     END IF;
     INSERT INTO marty.outbox (lane, topic, event_type, aggregate_type, aggregate_id, payload, headers)
-    VALUES (marty.lane_of(p_aggregate_id), p_topic, p_event_type, p_aggregate_type, p_aggregate_id, p_payload, p_headers)
+    VALUES (marty.lane_of(aggregate_id), topic, event_type, aggregate_type, aggregate_id, payload, headers)
     RETURNING id INTO v_id;
     RETURN v_id;
 END
@@ -88,10 +88,10 @@ $$;
 
 -- The same for a JSON payload, which is sent as the UTF-8 bytes of its text.
 CREATE FUNCTION marty.enqueue_event(
-    p_topic text, p_event_type text, p_payload jsonb, p_aggregate_id text,
-    p_aggregate_type text DEFAULT '', p_headers jsonb DEFAULT '{}'
+    topic text, event_type text, payload jsonb, aggregate_id text,
+    aggregate_type text DEFAULT '', headers jsonb DEFAULT '{}'
 ) RETURNS bigint
 LANGUAGE sql AS $$
     SELECT marty.enqueue_event_bytes(
-        p_topic, p_event_type, convert_to(p_payload::text, 'UTF8'), p_aggregate_id, p_aggregate_type, p_headers)
+        topic, event_type, convert_to(payload::text, 'UTF8'), aggregate_id, aggregate_type, headers)
 $$;
