@@ -74,12 +74,13 @@ async def measure(url: str, worker_pids: Mapping[str, int] | None = None) -> Asy
         cost = Cost()
         await conn.execute("CHECKPOINT")
         commits, wal = await _commits(conn), await _wal(conn)
-        cpu = cpu_seconds(worker_pids or {})
+        before = cpu_by_process(worker_pids or {})
         began = time.perf_counter()
         yield cost
         cost.seconds = time.perf_counter() - began
-        after = cpu_seconds(worker_pids or {})
-        cost.cpu_seconds = {name: round(after[name] - cpu.get(name, 0), 2) for name in after}
+        for (name, pid), seconds in cpu_by_process(worker_pids or {}).items():
+            used = seconds - before.get((name, pid), 0.0)
+            cost.cpu_seconds[name] = round(cost.cpu_seconds.get(name, 0.0) + used, 2)
         cost.wal_bytes = await _wal(conn) - wal
         cost.commits = await _commits(conn) - commits
     finally:
@@ -123,19 +124,21 @@ def report(result: Result) -> int:
     return 0 if met else 1
 
 
-def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
-    """CPU-seconds so far of this process, the given ones, all of Postgres and the Kafka broker."""
-    found = {"bench": _cpu(os.getpid(), children=False), "postgres": 0.0, "kafka": 0.0}
+def cpu_by_process(pids: Mapping[str, int]) -> dict[tuple[str, int], float]:
+    """(group, pid) -> CPU-seconds so far: this process, the given ones, every Postgres process and Kafka broker."""
+    found = {("bench", os.getpid()): _cpu(os.getpid(), children=False)}
     for name, pid in pids.items():
-        found[name] = _cpu(pid, children=True)
+        found[name, pid] = _cpu(pid, children=True)
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
+            pid = int(entry.name)
             try:
                 command = (entry / "cmdline").read_bytes()
                 if (entry / "comm").read_text().strip() == "postgres":
-                    found["postgres"] += _cpu(int(entry.name), children=b"-D" in command)
+                    # The postmaster waits for its children, so the sessions that ended are in its account.
+                    found["postgres", pid] = _cpu(pid, children=b"-D" in command)
                 elif b"kafka.Kafka" in command:
-                    found["kafka"] += _cpu(int(entry.name), children=False)
+                    found["kafka", pid] = _cpu(pid, children=False)
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found

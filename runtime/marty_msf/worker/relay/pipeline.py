@@ -157,18 +157,17 @@ class Relay:
         Raises BrokerUnavailable, TopicUnavailable, PoisonEvent (call `restart` before the next pass), LeaseLost (no
         position was written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
         """
-        work = self._work
         try:
             async with asyncio.TaskGroup() as tasks:
-                settling = tasks.create_task(self._settle()) if work.flights else None
-                sending = tasks.create_task(self._send_ready(settling)) if work.ready else None
-                reading = tasks.create_task(self._read()) if len(work.ready) < IN_FLIGHT else None
+                reading = tasks.create_task(self._read()) if len(self._work.ready) < IN_FLIGHT else None
+                moving = tasks.create_task(self._move(reading))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         found = reading is not None and reading.result()
+        moved, published = moving.result()
         return Pass(
-            published=settling.result() if settling else 0,
-            idle=not (found or settling or sending or self._work.flights),
+            published=published,
+            idle=not (found or moved or self._work.flights),
             blocked=sum(state.blocked for state in self._lanes.values()),
             missing_topics=frozenset(self._missing),
         )
@@ -207,6 +206,20 @@ class Relay:
             states[lane].read = found.after[lane]
         batches = split(found.rows, found.start, found.after, self._batch_size)
         self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
+
+    async def _move(self, reading: "asyncio.Task[bool] | None") -> tuple[bool, int]:
+        """Settle and send, side by side, until the read is back: (whether there was anything, events published)."""
+        moved, published = False, 0
+        while self._work.flights or self._work.ready:
+            moved = True
+            async with asyncio.TaskGroup() as tasks:
+                settling = tasks.create_task(self._settle()) if self._work.flights else None
+                if self._work.ready:
+                    tasks.create_task(self._send_ready(settling))
+            published += settling.result() if settling else 0
+            if reading is None or reading.done():
+                break
+        return moved, published
 
     async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
         """Send what is ready; while a position is being written there is time to send more than one batch."""
