@@ -36,8 +36,9 @@ class Pass:
     published: int
     #: Whether nothing was found, sent or settled: there is nothing to do now.
     idle: bool
-    #: Lanes that wait for a topic.
+    #: Lanes that wait for a topic, until `unblock`.
     blocked: int
+    #: The topics they wait for, until one is seen to be there.
     missing_topics: Collection[str]
 
 
@@ -124,11 +125,13 @@ class Relay:
         for lane, state in mine.items():
             if self._lanes.get(lane) is state:
                 del self._lanes[lane]
+        self._missing.clear()  # what is still ours is noticed again
 
     def dropped(self, lanes: Sequence[int]) -> None:
         """Forget these lanes; what is in flight of them writes no position."""
         for lane in lanes:
             self._lanes.pop(lane, None)
+        self._missing.clear()  # what is still ours is noticed again
         self._drop_ready(set(lanes))
 
     async def restart(self, producer: Producer) -> None:
@@ -139,6 +142,7 @@ class Relay:
     async def forget(self) -> None:
         """Forget what was read or sent and not settled: the stored positions are where everything goes on."""
         self.unblock()
+        self._missing.clear()
         for state in self._lanes.values():
             state.sent = state.read = state.stored
         async with self._settled:
@@ -147,7 +151,6 @@ class Relay:
 
     def unblock(self) -> None:
         """Try the lanes again that wait for a topic."""
-        self._missing.clear()
         for state in self._lanes.values():
             state.blocked = False
 
@@ -165,10 +168,14 @@ class Relay:
             raise first_error(group) from group
         found = reading is not None and reading.result()
         moved, published = moving.result()
+        idle = not (found or moved or self._work.flights)
+        blocked = sum(state.blocked for state in self._lanes.values())
+        if idle and not blocked:
+            self._missing.clear()
         return Pass(
             published=published,
-            idle=not (found or moved or self._work.flights),
-            blocked=sum(state.blocked for state in self._lanes.values()),
+            idle=idle,
+            blocked=blocked,
             missing_topics=frozenset(self._missing),
         )
 
@@ -232,6 +239,7 @@ class Relay:
         partitions: dict[str, int] = {}
         while self._work.ready and (unknown := self._work.ready[0].topics() - partitions.keys()):
             partitions.update(await self._producer.partitions(unknown))
+        self._missing.difference_update(topic for topic, count in partitions.items() if count)
         if not self._work.ready:
             return False
         if missing := {topic for topic in self._work.ready[0].topics() if not partitions[topic]}:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from marty_msf.core.errors import BrokerUnavailable, LeaseLost, PoisonEvent, TopicUnavailable
 from marty_msf.core.lanes import LANES
+from marty_msf.core.resources.outbox_relay import RelayRetry
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import Local, ProblemReason, RelayTotals
 from marty_msf.store import outbox, outbox_position
@@ -31,6 +33,27 @@ FIRST_IDLE_SECONDS: Final = 0.005
 OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 3
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
+
+
+class _TopicRetry:
+    """When the lanes that wait for a topic are tried again; the other lanes go on meanwhile."""
+
+    def __init__(self, retry: RelayRetry) -> None:
+        self._backoff = Backoff(retry.backoff_ms / 1000, retry.max_backoff_ms / 1000)
+        self._at: float | None = None
+
+    def due(self, done: Pass, now: float) -> bool:
+        """Whether now is the time; `now` is in seconds of a monotonic clock."""
+        if not done.missing_topics:
+            self._at = None
+            self._backoff.reset()
+            return False
+        if done.blocked and self._at is None:
+            self._at = now + self._backoff.next()
+        if self._at is None or now < self._at:
+            return False
+        self._at = None
+        return True
 
 
 class RelayRole:
@@ -136,6 +159,7 @@ class RelayRole:
 
     async def _pump(self, relay: Relay, owner: LaneOwner, backoff: Backoff, stop: asyncio.Event) -> None:
         idle_seconds = FIRST_IDLE_SECONDS
+        topics = _TopicRetry(self._spec.retry)
         while not stop.is_set():
             try:
                 done = await relay.run_once()
@@ -149,12 +173,10 @@ class RelayRole:
             if done.published:
                 backoff.reset()
             self._report(done, owner)
+            if topics.due(done, time.monotonic()):
+                relay.unblock()
             if not done.idle:
                 idle_seconds = FIRST_IDLE_SECONDS
-                continue
-            if done.blocked:
-                await pause(stop, backoff.next())
-                relay.unblock()
                 continue
             await pause(stop, idle_seconds)
             idle_seconds = min(idle_seconds * 2, self._spec.polling_interval_ms / 1000)
