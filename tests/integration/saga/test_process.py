@@ -60,7 +60,8 @@ async def test_the_worker_process_runs_sagas_over_http_and_stops_cleanly(
 
         # Postgres ends all connections: the worker comes back by itself, and a start asked again is the same start.
         await conn.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'marty-saga%'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         await eventually(lambda: _start(client, "order-20"), lambda status: status in {200, 201}, seconds=30)
         assert (await ended(conn, 21))["Completed"] == 16

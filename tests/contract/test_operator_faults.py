@@ -26,6 +26,8 @@ from tests.support.servers import ROOT
 from tests.support.space import REPORT_SECONDS, Space, condition
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.timeout(300)
+
 #: Enough for several backoffs of a pass that fails three times out of ten at each call.
 CHAOS_SECONDS = 90.0
 #: Nobody connects to it here.
