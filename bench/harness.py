@@ -12,7 +12,7 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.support.postgres import database, ensure_template
+from tests.support.postgres import admin_url, database, ensure_template
 
 RESULTS = Path(__file__).parent / "results"
 WARM_UP_ITEMS = 5_000
@@ -54,8 +54,13 @@ class Result:
 
 @asynccontextmanager
 async def fresh_database() -> AsyncIterator[str]:
-    """The URL of an empty, migrated database with fsync on, dropped at the end."""
-    async with database(await ensure_template()) as url:
+    """The URL of an empty, migrated database with fsync on, dropped at the end. One benchmark at a time per server."""
+    template = await ensure_template()
+    turn = await asyncpg.connect(admin_url())
+    async with _closing(turn), database(template) as url:
+        if not await turn.fetchval("SELECT pg_try_advisory_lock(hashtextextended('marty.bench', 0))"):
+            print("waiting for another benchmark to end", flush=True)
+            await turn.execute("SELECT pg_advisory_lock(hashtextextended('marty.bench', 0))")
         conn = await asyncpg.connect(url)
         try:
             for setting in ("fsync", "synchronous_commit", "full_page_writes"):
@@ -64,6 +69,14 @@ async def fresh_database() -> AsyncIterator[str]:
         finally:
             await conn.close()
         yield url
+
+
+@asynccontextmanager
+async def _closing(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await conn.close()
 
 
 @asynccontextmanager
