@@ -84,9 +84,15 @@ class Envelope:
     sequence: int | None
 
 
-def envelope(received: Mapping[str, bytes]) -> Envelope:
-    """Read the attributes from a message's headers; bytes that are no UTF-8 are replaced, a sequence that is no number is None."""
-    text = {name: value.decode(errors="replace") for name, value in received.items() if name.startswith("ce_")}
+def envelope(received: Mapping[str, bytes | None]) -> Envelope:
+    """Read the attributes from a message's headers.
+
+    Kafka allows a header without a value: it counts as left out. Bytes that are no UTF-8 are replaced, a sequence that
+    is no number is None.
+    """
+    text = {
+        name: value.decode(errors="replace") for name, value in received.items() if value and name.startswith("ce_")
+    }
     sequence = text.get(SEQUENCE, "")
     return Envelope(
         id=text.get("ce_id", ""),

@@ -46,5 +46,11 @@ def test_a_sequence_that_is_no_number_is_none(value: bytes) -> None:
     assert envelope({"ce_martysequence": value}).sequence is None
 
 
+def test_a_header_without_a_value_counts_as_left_out() -> None:
+    received = {"ce_id": b"e-1", "ce_type": None, "ce_time": None, "ce_martysequence": None}
+
+    assert envelope(received) == Envelope("e-1", "", "", "", "", None)
+
+
 def test_a_foreign_message_has_empty_attributes() -> None:
     assert envelope({"ce_type": b"\xff\xfe", "other": b"x"}) == Envelope("", "\ufffd\ufffd", "", "", "", None)
