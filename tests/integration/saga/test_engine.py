@@ -6,6 +6,8 @@ from collections import Counter
 import asyncpg
 import pytest
 
+from marty_msf.core.saga.outcome import Outcome
+from marty_msf.worker.saga.calls import Caller, Request
 from tests.integration.saga.sagas import (
     ORDER,
     RESOURCE,
@@ -191,6 +193,32 @@ async def test_an_instance_that_cannot_go_on_is_left_as_it_is_and_harms_no_other
 
     assert running.broken.keys() == {unknown, garbled}
     assert "no-such-revision" in running.broken[unknown]
+
+
+class Clumsy:
+    """Breaks the promise that a caller never raises, once for every instance."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._broken: set[str] = set()
+
+    async def call(self, request: Request) -> Outcome:
+        if request.idempotency_key not in self._broken:
+            self._broken.add(request.idempotency_key)
+            raise OverflowError("int too big")
+        return await self._caller.call(request)
+
+
+async def test_a_call_that_goes_wrong_in_the_worker_is_a_failed_call_and_nothing_else(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    shop = Shop()
+    async with pool_of(postgres_url) as pool, engine(pool, Clumsy(shop.caller())) as running:
+        await asyncio.gather(*(running.engine.start(f"order-{n}", {}) for n in range(5)))
+        assert await ended(conn, 5) == {"Completed": 5}
+
+    entry = await conn.fetchval("SELECT convert_from(entry, 'utf8') FROM marty.saga_journal WHERE seq = 2 LIMIT 1")
+    assert '"failed","the call went wrong in the worker: OverflowError: int too big",true' in entry
 
 
 async def test_an_engine_with_two_connections_works(postgres_url: str, conn: asyncpg.Connection) -> None:

@@ -70,10 +70,11 @@ def _retry_after_ms(value: str | None, now_ms: int) -> int | None:
         return int(value[:9]) * 1000
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return max(round((at - datetime.fromtimestamp(now_ms / 1000, UTC)).total_seconds() * 1000), 0)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        # The service wrote this text: whatever its parser or the arithmetic makes of it, it is a date or nothing.
         return None
-    at = at if at.tzinfo else at.replace(tzinfo=UTC)
-    return max(round((at - datetime.fromtimestamp(now_ms / 1000, UTC)).total_seconds() * 1000), 0)
 
 
 def _quoted(body: bytes | None) -> str:

@@ -1,6 +1,8 @@
 """Calls in flight: a bounded number of tasks that take the committed intents in order."""
 
 import asyncio
+import logging
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live
+
+logger = logging.getLogger(__name__)
 
 #: Handlers that never wait would keep the event loop for themselves.
 CALLS_PER_TURN: Final = 128
@@ -105,16 +109,22 @@ class CallPool:
             if timeout_ms <= 0:
                 return Failed("the deadline passed before the call was made", False, 0.0)
         step = live.definition.steps[call.step]
-        return await self._caller.call(
-            Request(
-                step.service,
-                live.definition.url_path(call.step, undo=call.undo),
-                call.undo,
-                idempotency_key(live.definition, live.text, call),
-                live.body,
-                timeout_ms / 1000,
+        try:
+            return await self._caller.call(
+                Request(
+                    step.service,
+                    live.definition.url_path(call.step, undo=call.undo),
+                    call.undo,
+                    idempotency_key(live.definition, live.text, call),
+                    live.body,
+                    timeout_ms / 1000,
+                )
             )
-        )
+        except Exception as error:
+            # What one answer did to its reader must not stop the other calls. It spends this call's own budget.
+            logger.exception("saga instance %s: the call of step %s went wrong on our side", live.text, step.name)
+            spread = random.random()  # noqa: S311  # spreads waits, guards nothing
+            return Failed(f"the call went wrong in the worker: {type(error).__name__}: {error}", True, spread)
 
     async def _wait(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

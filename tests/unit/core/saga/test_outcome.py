@@ -62,6 +62,8 @@ def test_any_other_4xx_is_a_business_failure_with_its_reason(status: int) -> Non
         ("Tue, 14 Nov 2023 22:13:25 GMT", 5000),
         ("Tue, 14 Nov 2023 22:13:15 GMT", 0),
         ("soon", None),
+        ("Fri, 31 Dec 2099 23:59:59 +99999999999999999999", None),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
         ("-1", None),
         ("٣", None),
         ("", None),
