@@ -63,6 +63,9 @@ def translate() -> Iterator[None]:
         raise DatabaseUnavailable(
             f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
         ) from error
+    except asyncpg.InternalClientError as error:
+        # What the driver raises when the server ends a connection between two messages of one statement.
+        raise DatabaseUnavailable(f"the connection broke: {_sentence(error)}: it is made anew") from error
 
 
 async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:
