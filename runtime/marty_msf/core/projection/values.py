@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from reprlib import Repr
 from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID
@@ -27,9 +28,17 @@ class Unfit(ValueError):
     """A value that its column cannot hold; the message says why and what to write instead."""
 
 
+def _short() -> Repr:
+    """A repr that neither follows deep nesting, which Python cannot, nor writes out large values to cut them."""
+    short = Repr()
+    short.maxlevel = 4
+    short.maxstring = short.maxother = short.maxlong = 4 * _SHOWN
+    return short
+
+
 def shown(value: Any) -> str:
     """A value for messages: short, whatever it is."""
-    text = repr(value)
+    text = _short().repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({type(value).__name__})"
 
 
@@ -121,7 +130,7 @@ def _jsonb(value: Any) -> str:
     try:
         text = orjson.dumps(value).decode()
     except (TypeError, ValueError):
-        raise Unfit("is no JSON value") from None
+        raise Unfit("is no JSON value, or nested deeper than 250 levels: send less or map a part of it") from None
     if "\\u0000" in text and "\0" in _strings(value):
         raise Unfit("contains the character U+0000, which Postgres cannot store: remove it where the event is made")
     return text

@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import orjson
 import pytest
 
-from marty_msf.core.projection.values import CONVERSIONS, Unfit
+from marty_msf.core.projection.values import CONVERSIONS, Unfit, shown
 from marty_msf.core.resources.projection import ColumnType
 
 NOON = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -80,3 +81,12 @@ def test_what_would_have_to_be_guessed_is_refused_with_a_remedy(kind: str, value
     with pytest.raises(Unfit) as refused:
         CONVERSIONS[ColumnType(kind)](value)
     assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize("depth", [300, 1000])
+def test_a_value_nested_too_deep_is_refused_and_shown_short(depth: int) -> None:
+    value = orjson.loads("[" * depth + "]" * depth)
+    with pytest.raises(Unfit, match="nested deeper"):
+        CONVERSIONS[ColumnType.JSONB](value)
+    assert len(shown(value)) < 120
+    assert len(shown({"a": {"b": value}, "text": "x" * 1_000_000})) < 120
