@@ -16,6 +16,15 @@ TYPE: Final = "ce_type"
 SOURCE: Final = "ce_source"
 #: Of a bigint; what is longer was not made by our outbox.
 _DIGITS: Final = 18
+#: Keys and sources are remembered in indexes of Postgres, whose rows end at 2,704 bytes. Our outbox makes neither longer.
+KEY_BYTES: Final = 1024
+SOURCE_BYTES: Final = 1024
+#: In place of a sequence: the event has one, but its key or source cannot be remembered.
+_UNKEEPABLE: Final = -1
+
+_ID_SHOWN: Final = 80
+_REMEDY_MAPPING: Final = "correct spec.events or spec.readModel.columns, it goes on from here"
+_REMEDY_PRODUCER: Final = f"correct its producer, or let it send no {SEQUENCE}, and publish to a new topic"
 
 
 class Message(Protocol):
@@ -66,7 +75,8 @@ class Taken:
 
 
 def sequenced(records: Iterable[MessageT]) -> list[tuple[MessageT, Stream | None, int]]:
-    """Each record with its stream and sequence; None when its producer gives none (it is no relay of ours)."""
+    """Each record with its stream and sequence; no stream when its producer gives no sequence (it is no relay of ours)
+    or when key or source are too long to be remembered, which `take` refuses."""
     stream: Stream = ("", -1, b"")
     result: list[tuple[MessageT, Stream | None, int]] = []
     for record in records:
@@ -75,7 +85,10 @@ def sequenced(records: Iterable[MessageT]) -> list[tuple[MessageT, Stream | None
         if number is None or not number.isdigit() or len(number) > _DIGITS:
             result.append((record, None, 0))
             continue
-        source = headers.get(SOURCE, b"")
+        source = headers.get(SOURCE) or b""
+        if len(record.key or b"") > KEY_BYTES or len(source) > SOURCE_BYTES:
+            result.append((record, None, _UNKEEPABLE))
+            continue
         if stream[2] != source or stream[1] != record.partition or stream[0] != record.topic:
             stream = (record.topic, record.partition, source)
         result.append((record, stream, int(number)))
@@ -116,6 +129,10 @@ def take(
             if sequence <= (before[key] if highest is None else highest):
                 count.duplicates += 1
                 continue
+        elif sequence == _UNKEEPABLE:
+            stops[partition] = Stop(record.offset, poison(record, _too_long(record), _REMEDY_PRODUCER))
+            stopped = True
+            continue
         try:
             change = mapper.change(record.headers.get(TYPE), record.value)
         except PoisonEvent as error:
@@ -130,10 +147,17 @@ def take(
     return Taken(changes, risen, counts, stops)
 
 
-def poison(record: Message, problem: str) -> PoisonEvent:
+def _too_long(record: Message) -> str:
+    return (
+        f"a key of {len(record.key or b'')} bytes and a {SOURCE} of {len(record.headers.get(SOURCE) or b'')} bytes, where"
+        f" an event with {SEQUENCE} may have {KEY_BYTES} and {SOURCE_BYTES}"
+    )
+
+
+def poison(record: Message, problem: str, remedy: str = _REMEDY_MAPPING) -> PoisonEvent:
     """The problem with the event's place and the remedy."""
-    event_id = envelope(record.headers).id or "without ce_id"
+    event_id = envelope(record.headers).id[:_ID_SHOWN] or "without ce_id"
     return PoisonEvent(
         f"Kafka topic {record.topic!r} partition {record.partition} offset {record.offset}, event {event_id}: {problem}."
-        " The partition waits before this event: correct spec.events or spec.readModel.columns, it goes on from here"
+        f" The partition waits before this event: {remedy}"
     )

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -93,3 +95,27 @@ def test_a_window_sent_again_from_any_point_changes_nothing(pairs: Sequence[tupl
     records = [record(offset, key, str(sequence), n=offset) for offset, (key, sequence) in enumerate(sent)]
     taken = take(sequenced(records), MAPPER, known(a=0, b=0, c=0))
     assert [change.values for change in taken.changes] == [(offset,) for offset in range(len(first))]
+
+
+@pytest.mark.parametrize(("key", "source"), [("k" * 50_000, SOURCE), ("k", b"/s" * 10_000)])
+def test_a_key_or_source_too_long_to_be_remembered_stops_its_partition_only(key: str, source: bytes) -> None:
+    long = record(0, key, "1")
+    long = long._replace(headers={**long.headers, "ce_source": source})
+    records = sequenced([long, record(0, "d", None, partition=1)])
+    assert [stream for _, stream, _ in records] == [None, None]
+    taken = take(records, MAPPER, {})
+    assert [change.key for change in taken.changes] == [("d",)]
+    assert list(taken.stops) == [("orders", 0)]
+    assert "may have 1024" in str(taken.stops["orders", 0].error)
+    assert len(str(taken.stops["orders", 0].error)) < 1000
+
+
+def test_the_longest_key_of_our_outbox_is_remembered() -> None:
+    taken = take(sequenced([record(0, "k" * 512, "1")]), MAPPER, {("orders", 0, SOURCE): {b"k" * 512: 0}})
+    assert not taken.stops
+
+
+def test_a_null_source_is_an_empty_one() -> None:
+    without = record(0, "k", "1")
+    without = without._replace(headers={**without.headers, "ce_source": cast(bytes, None)})
+    assert sequenced([without])[0][1] == ("orders", 0, b"")
