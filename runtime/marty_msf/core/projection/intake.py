@@ -95,56 +95,78 @@ def sequenced(records: Iterable[MessageT]) -> list[tuple[MessageT, Stream | None
     return result
 
 
+class Intake:
+    """Sorts out the duplicates of a batch and maps the rest; the batch may be added in parts.
+
+    `known` holds the highest sequence applied for every key among the records. A relay that crashed sends its last
+    window again: those events come with sequences that were applied already, at any distance.
+    """
+
+    def __init__(self, mapper: Mapper, known: Mapping[Stream, Mapping[bytes, int]]) -> None:
+        self._mapper = mapper
+        self._known = known
+        self._changes: list[Change] = []
+        self._risen: dict[Stream, dict[bytes, int]] = {}
+        self._counts: dict[Partition, Count] = {}
+        self._stops: dict[Partition, Stop] = {}
+
+    @property
+    def taken(self) -> Taken:
+        """What all records added so far mean."""
+        return Taken(self._changes, self._risen, self._counts, self._stops)
+
+    def add(self, records: Iterable[tuple[Message, Stream | None, int]]) -> None:
+        """Take the next records, in the order of their partitions."""
+        # Records come in runs of one partition and one stream; what a run shares is looked up once.
+        partition: Partition = ("", -1)
+        count, stopped = Count(), False
+        run: Stream | None = None
+        news: dict[bytes, int] = {}
+        before: Mapping[bytes, int] = {}
+        for record, stream, sequence in records:
+            if record.partition != partition[1] or record.topic != partition[0]:
+                partition = (record.topic, record.partition)
+                count, stopped = self._counts.setdefault(partition, Count()), partition in self._stops
+            if stopped:
+                continue
+            if sequence == _UNKEEPABLE:
+                self._stops[partition] = Stop(record.offset, _unkeepable(record))
+                stopped = True
+                continue
+            key = record.key or b""
+            if stream is not None:
+                if stream is not run:
+                    run, news, before = stream, self._risen.setdefault(stream, {}), self._known[stream]
+                highest = news.get(key)
+                if sequence <= (before[key] if highest is None else highest):
+                    count.duplicates += 1
+                    continue
+            elif sequence == _UNKEEPABLE:
+                self._stops[partition] = Stop(record.offset, poison(record, _too_long(record), _REMEDY_PRODUCER))
+                stopped = True
+                continue
+            try:
+                change = self._mapper.change(record.headers.get(TYPE), record.value)
+            except PoisonEvent as error:
+                self._stops[partition] = Stop(record.offset, poison(record, str(error)))
+                stopped = True
+                continue
+            if stream is not None:
+                news[key] = sequence
+            if change is not None:
+                self._changes.append(change)
+            count.processed += 1
+
+
 def take(
     records: Iterable[tuple[Message, Stream | None, int]],
     mapper: Mapper,
     known: Mapping[Stream, Mapping[bytes, int]],
 ) -> Taken:
-    """Sort out duplicates and map the rest.
-
-    `known` holds the highest sequence applied for every key among the records. A relay that crashed sends its last
-    window again: those events come with sequences that were applied already, at any distance.
-    """
-    changes: list[Change] = []
-    risen: dict[Stream, dict[bytes, int]] = {}
-    counts: dict[Partition, Count] = {}
-    stops: dict[Partition, Stop] = {}
-    # Records come in runs of one partition and one stream; what a run shares is looked up once.
-    partition: Partition = ("", -1)
-    count, stopped = Count(), False
-    run: Stream | None = None
-    news: dict[bytes, int] = {}
-    before: Mapping[bytes, int] = {}
-    for record, stream, sequence in records:
-        if record.partition != partition[1] or record.topic != partition[0]:
-            partition = (record.topic, record.partition)
-            count, stopped = counts.setdefault(partition, Count()), partition in stops
-        if stopped:
-            continue
-        key = record.key or b""
-        if stream is not None:
-            if stream is not run:
-                run, news, before = stream, risen.setdefault(stream, {}), known[stream]
-            highest = news.get(key)
-            if sequence <= (before[key] if highest is None else highest):
-                count.duplicates += 1
-                continue
-        elif sequence == _UNKEEPABLE:
-            stops[partition] = Stop(record.offset, poison(record, _too_long(record), _REMEDY_PRODUCER))
-            stopped = True
-            continue
-        try:
-            change = mapper.change(record.headers.get(TYPE), record.value)
-        except PoisonEvent as error:
-            stops[partition] = Stop(record.offset, poison(record, str(error)))
-            stopped = True
-            continue
-        if stream is not None:
-            news[key] = sequence
-        if change is not None:
-            changes.append(change)
-        count.processed += 1
-    return Taken(changes, risen, counts, stops)
+    """A whole batch at once."""
+    intake = Intake(mapper, known)
+    intake.add(records)
+    return intake.taken
 
 
 def _too_long(record: Message) -> str:
@@ -152,6 +174,13 @@ def _too_long(record: Message) -> str:
         f"a key of {len(record.key or b'')} bytes and a {SOURCE} of {len(record.headers.get(SOURCE) or b'')} bytes, where"
         f" an event with {SEQUENCE} may have {KEY_BYTES} and {SOURCE_BYTES}"
     )
+
+
+def _unkeepable(record: Message) -> PoisonEvent:
+    """The error of an event whose sequence cannot be remembered."""
+    key, source = len(record.key or b""), len(record.headers.get(SOURCE) or b"")
+    problem = f"its key has {key} bytes and its {SOURCE} {source}, they may have {KEY_BYTES} and {SOURCE_BYTES}"
+    return poison(record, problem, _REMEDY_PRODUCER)
 
 
 def poison(record: Message, problem: str, remedy: str = _REMEDY_MAPPING) -> PoisonEvent:

@@ -155,11 +155,13 @@ class Consumer:
                 batches = await self._client.getmany(timeout_ms=int(wait_seconds * 1000), max_records=max_records)
             except OffsetOutOfRangeError as error:
                 out_of_range = [tuple(partition) for partition in error.args[0]]
-        records = [
-            Record(r.topic, r.partition, r.offset, r.key, r.value, dict(r.headers), r.timestamp)
-            for batch in batches.values()
-            for r in batch
-        ]
+        records: list[Record] = []
+        for batch in batches.values():
+            # Unpacking took a while: let others of this loop have their turn.
+            await asyncio.sleep(0)
+            records.extend(
+                Record(r.topic, r.partition, r.offset, r.key, r.value, dict(r.headers), r.timestamp) for r in batch
+            )
         return Fetched(records, {tuple(tp): await self._client.position(tp) for tp in self._assigned}, out_of_range)
 
     async def earliest(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:

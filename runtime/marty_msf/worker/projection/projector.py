@@ -9,7 +9,7 @@ import asyncpg
 
 from marty_msf.core.errors import LeaseLost, PoisonEvent
 from marty_msf.core.projection.fold import Writes, fold
-from marty_msf.core.projection.intake import Taken, poison, sequenced, take
+from marty_msf.core.projection.intake import Intake, Taken, poison, sequenced
 from marty_msf.core.projection.mapping import Mapper
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.store import projection, read_model
@@ -21,6 +21,8 @@ from marty_msf.worker.projection.sequences import Sequences
 
 #: How long an idle pass waits for an event; an event ends the wait at once.
 IDLE_SECONDS: Final = 0.5
+#: Records mapped in one go, about 2 ms, before answers of Postgres are looked at.
+STEP_RECORDS: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +81,13 @@ class Projector:
 
     async def _pass(self, *, reads: bool) -> Pass:
         folded, self._folded = self._folded, None
+        busy = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(self._read()) if reads else None
+                reading = tasks.create_task(self._read(busy)) if reads else None
                 if folded:
-                    await self._store(folded)
+                    await self._store(folded, busy)
+                busy.set()
         except BaseExceptionGroup as group:
             error = first_error(group)
             self._kafka.rewind()
@@ -100,13 +104,20 @@ class Projector:
             duplicates=sum(count.duplicates for count in folded.taken.counts.values()) if folded else 0,
         )
 
-    async def _read(self) -> _Folded | None:
+    async def _read(self, busy: asyncio.Event) -> _Folded | None:
+        """Read and fold a batch once Postgres is `busy`, in steps short enough that its answers never wait long."""
+        await busy.wait()
         batch = await self._kafka.next(1 if self._one_by_one else self._batch_size, IDLE_SECONDS)
         if batch is None:
             return None
         self._one_by_one = max(self._one_by_one - len(batch.records), 0)
+        await asyncio.sleep(0)
         records = sequenced(batch.records)
-        taken = take(records, self._mapper, await self._sequences.known(records, batch.epochs))
+        intake = Intake(self._mapper, await self._sequences.known(records, batch.epochs))
+        for start in range(0, len(records), STEP_RECORDS):
+            intake.add(records[start : start + STEP_RECORDS])
+            await asyncio.sleep(0)
+        taken = intake.taken
         if taken.stops:
             for partition, stop in taken.stops.items():
                 self._kafka.hold(partition, stop.offset, stop.error)
@@ -114,8 +125,11 @@ class Projector:
         self._sequences.remember(taken.sequences)
         return _Folded(batch, taken, fold(taken.changes, self._value_columns))
 
-    async def _store(self, folded: _Folded) -> None:
-        """One transaction: all or nothing, and nothing unless the partitions are still ours."""
+    async def _store(self, folded: _Folded, busy: asyncio.Event) -> None:
+        """One transaction: all or nothing, and nothing unless the partitions are still ours.
+
+        Sets `busy` before the statements that keep Postgres working; those before them only cost their round trips.
+        """
         passed = [
             projection.Passed(topic, partition, count.processed, count.duplicates)
             for (topic, partition), count in sorted(folded.taken.counts.items())
@@ -126,6 +140,7 @@ class Projector:
                 await projection.prefer_indexes(conn)
                 await self._kafka.commit(conn, folded.batch)
                 await projection.count(conn, self._scope, passed)
+                busy.set()
                 await projection.raise_sequences(conn, self._sequences.numbered(folded.taken.sequences))
                 await read_model.write(conn, self._table, folded.writes)
         self._kafka.committed(folded.batch)
