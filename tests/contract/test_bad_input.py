@@ -64,6 +64,33 @@ BAD = {
         SAGA, change("spec.steps.0.service", "evil.example/x?"), "spec.steps[0].service", "should match"
     ),
     "action that climbs": Bad(SAGA, change("spec.steps.0.action", "../admin"), "spec.steps[0].action", "should match"),
+    "action with an empty part": Bad(
+        SAGA, change("spec.steps.0.action", "x//y"), "spec.steps[0].action", "should match"
+    ),
+    "service with an empty label": Bad(
+        SAGA, change("spec.steps.0.service", "a..b"), "spec.steps[0].service", "should match"
+    ),
+    "service on a port that does not exist": Bad(
+        SAGA, change("spec.steps.0.service", "svc:65536"), "spec.steps[0].service", "should match"
+    ),
+    "waits of a step that descend": Bad(
+        SAGA,
+        change("spec.steps.2.retry", {"initialBackoffMs": 300, "maxBackoffMs": 299}),
+        "spec.steps[2].retry",
+        "initialBackoffMs is longer than maxBackoffMs: lower the one or raise the other",
+    ),
+    "waits of compensations that descend": Bad(
+        SAGA,
+        change("spec.compensationDefaults", {"retry": {"maxBackoffMs": 100}}),
+        "spec.compensationDefaults.retry",
+        "initialBackoffMs is longer than maxBackoffMs",
+    ),
+    "trigger on a topic that Kafka cannot have": Bad(
+        spoiled(SAGA, change("spec.kafka", RELAY["spec"]["kafka"])),
+        change("spec.triggers", [{"kafka": {"topic": "..", "eventType": "e"}}]),
+        "spec.triggers[0].kafka.topic",
+        "should match",
+    ),
     "empty condition": Bad(SAGA, change("spec.steps.0.condition", ""), "spec.steps[0].condition", "at least 1 chars"),
     "trigger without kafka": Bad(
         SAGA,
@@ -84,6 +111,18 @@ BAD = {
     "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
     "brokers without a port": Bad(
         RELAY, change("spec.kafka", {"bootstrapServers": "kafka"}), "spec.kafka.bootstrapServers", "should match"
+    ),
+    "broker on a port that does not exist": Bad(
+        RELAY,
+        change("spec.kafka.bootstrapServers", "kafka:9092,b:99999"),
+        "spec.kafka.bootstrapServers",
+        "should match",
+    ),
+    "waits of a relay that descend": Bad(
+        RELAY,
+        change("spec.retry", {"backoffMs": 500, "maxBackoffMs": 100}),
+        "spec.retry",
+        "backoffMs is longer than maxBackoffMs: lower the one or raise the other",
     ),
     "relay without kafka": Bad(RELAY, remove("spec.kafka"), "spec.kafka", "Required value"),
     "upsert of an unknown column": Bad(
@@ -113,6 +152,45 @@ BAD = {
     "key that is no column": Bad(
         PROJECTION, change("spec.readModel.key", ["id"]), "spec.readModel.key", f'names column "id", {COLUMN}'
     ),
+    "key whose values have several spellings": Bad(
+        PROJECTION,
+        change("spec.readModel.columns.order_id", "jsonb"),
+        "spec.readModel.key",
+        'column "order_id" is of type jsonb: use a column with one spelling per value',
+    ),
+    "column that Postgres keeps for itself": Bad(
+        PROJECTION,
+        change("spec.readModel.columns.xmin", "bigint"),
+        "spec.readModel.columns",
+        'column "xmin" has the name of a system column of Postgres: give it another name',
+    ),
+    "table in the schema of Marty": Bad(
+        PROJECTION,
+        change("spec.readModel.schema", "marty"),
+        "spec.readModel.schema",
+        'schema "marty" belongs to Postgres or to Marty itself: name a schema of your own',
+    ),
+    "table in a schema of Postgres": Bad(
+        PROJECTION, change("spec.readModel.schema", "pg_toast"), "spec.readModel.schema", "name a schema of your own"
+    ),
+    "table in the schema of the standard": Bad(
+        PROJECTION,
+        change("spec.readModel.schema", "information_schema"),
+        "spec.readModel.schema",
+        "name a schema of your own",
+    ),
+    "update of nothing": Bad(
+        PROJECTION,
+        change("spec.events.order_paid.update", {}),
+        "spec.events",
+        'the update of "order_paid" maps no column beside the key: name the columns it changes',
+    ),
+    "update of the key alone": Bad(
+        PROJECTION,
+        change("spec.events.order_paid.update", {"order_id": "event.id"}),
+        "spec.events",
+        'the update of "order_paid" maps no column beside the key: name the columns it changes',
+    ),
     "key column named twice": Bad(
         PROJECTION, change("spec.readModel.key", ["order_id"] * 2), "spec.readModel.key", "name each key column once"
     ),
@@ -133,6 +211,9 @@ BAD = {
     ),
     "table name that smuggles SQL": Bad(
         PROJECTION, change("spec.readModel.table", 'x"; drop table y'), "spec.readModel.table", "should match"
+    ),
+    "topic that Kafka cannot have": Bad(
+        PROJECTION, change("spec.source.kafka.topics", ["."]), "spec.source.kafka.topics[0]", "should match"
     ),
     "topic named twice": Bad(
         PROJECTION, change("spec.source.kafka.topics", ["a", "a"]), "spec.source.kafka.topics", "name each topic once"

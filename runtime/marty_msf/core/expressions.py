@@ -4,7 +4,7 @@ CEL is the only language users can put into a resource; nothing here evaluates P
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import cel
 
@@ -14,11 +14,22 @@ from marty_msf.core.errors import ExpressionError, InvalidDefinition
 _ABSENT = (KeyError, IndexError)
 _FAILED = (TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError)
 
+#: Everything the language offers by name; operators are functions as well, but no identifiers.
+FUNCTIONS: Final = frozenset(
+    (
+        *("bytes", "contains", "double", "duration", "dyn", "endsWith", "int", "matches", "size", "startsWith"),
+        *("string", "timestamp", "type", "uint"),
+        *("getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds"),
+        *("getMinutes", "getMonth", "getSeconds"),
+        *("hasValue", "none", "of", "ofNonZeroValue", "or", "orValue", "value"),
+    )
+)
+
 
 class Expression:
     """One compiled expression.
 
-    Raises InvalidDefinition(path, …) at construction when `source` is no CEL expression.
+    Raises InvalidDefinition(path, …) at construction when `source` is no CEL expression or calls an unknown function.
     """
 
     __slots__ = ("_program", "_roots", "path", "source")
@@ -30,6 +41,10 @@ class Expression:
             raise InvalidDefinition(
                 path, f"{source!r} is no CEL expression ({_parser_message(error)})", "correct it"
             ) from None
+        if unknown := sorted(set(filter(str.isidentifier, self._program.functions())) - FUNCTIONS):
+            raise InvalidDefinition(
+                path, f"{source!r} calls {', '.join(unknown)}, which CEL does not have", "correct it"
+            )
         self._roots = frozenset(self._program.variables())
         self.source = source
         self.path = path
@@ -66,7 +81,7 @@ class Expression:
 
 
 def check(source: str, path: str) -> None:
-    """Raise InvalidDefinition when `source` is no CEL expression."""
+    """Raise InvalidDefinition when `source` is no CEL expression or calls an unknown function."""
     Expression(source, path)
 
 

@@ -34,6 +34,8 @@ def test_good_specs_are_accepted(kind: str) -> None:
             {"triggers": [{"kafka": {"topic": "t", "eventType": "e", "businessKey": "event."}}]},
             "spec.triggers[0].kafka.businessKey",
         ),
+        ("Saga", {"steps": [{**STEP, "condition": "nosuchfn(a)"}]}, "spec.steps[0].condition"),
+        ("Saga", {"steps": [{**STEP, "retry": {"maxBackoffMs": 1}}]}, "spec.steps[0].retry.initialBackoffMs"),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
         ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),
         ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),

@@ -11,7 +11,7 @@ import orjson
 from marty_msf.core.errors import ExpressionError, InvalidDefinition, PoisonEvent
 from marty_msf.core.expressions import Expression
 from marty_msf.core.projection.values import CONVERSIONS, Convert, Unfit, shown
-from marty_msf.core.resources.projection import ColumnType, EventMapping, ProjectionSpec
+from marty_msf.core.resources.projection import EventMapping, ProjectionSpec
 
 Key = tuple[Any, ...]
 Value = Callable[[Any], Any]
@@ -177,13 +177,6 @@ class Mapper:
     """All event types of one Projection. Raises InvalidDefinition at construction."""
 
     def __init__(self, spec: ProjectionSpec) -> None:
-        for name in spec.read_model.key:
-            if spec.read_model.columns[name] is ColumnType.JSONB:
-                raise InvalidDefinition(
-                    "spec.readModel.key",
-                    f"column {name!r} is of type jsonb",
-                    "use a column with one spelling per value",
-                )
         self._plans = {
             event_type.encode(): _Plan(event_type, mapping, spec) for event_type, mapping in spec.events.items()
         }

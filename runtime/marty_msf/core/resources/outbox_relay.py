@@ -1,8 +1,11 @@
 """The OutboxRelay kind: reads `marty.outbox` in commit-safe order and publishes to Kafka."""
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
-from marty_msf.core.resources.spec import Kafka, Model, Workload
+from pydantic import Field, model_validator
+
+from marty_msf.core.resources.spec import Kafka, Model, Rule, Workload, check_waits, waits_ascend
 
 
 class RelayRetry(Model):
@@ -10,6 +13,13 @@ class RelayRetry(Model):
 
     backoff_ms: int = Field(200, ge=1, le=3_600_000, description="First wait.")
     max_backoff_ms: int = Field(10_000, ge=1, le=86_400_000, description="Longest wait.")
+
+    RULES: ClassVar[Sequence[Rule]] = (waits_ascend("backoffMs"),)
+
+    @model_validator(mode="after")
+    def _waits_ascend(self) -> Self:
+        check_waits("spec.retry.backoffMs", self.backoff_ms, self.max_backoff_ms)
+        return self
 
 
 class OutboxRelaySpec(Workload):

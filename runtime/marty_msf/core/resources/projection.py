@@ -35,6 +35,12 @@ class ColumnType(StrEnum):
     JSONB = "jsonb"
 
 
+#: Columns that every Postgres table has.
+SYSTEM_COLUMNS: Final = ("cmax", "cmin", "ctid", "tableoid", "xmax", "xmin")
+#: Ours, and those of Postgres; every other that starts with `pg_` is Postgres's as well.
+RESERVED_SCHEMAS: Final = ("information_schema", "marty")
+RESERVED_PREFIX: Final = "pg_"
+
 MAX_INDEXES: Final = 16
 #: Postgres allows 32 columns in an index.
 Index = Annotated[list[Identifier], Field(min_length=1, max_length=32)]
@@ -44,6 +50,10 @@ _UNKNOWN_INDEX: Final = (
     f"{indexes(MAX_INDEXES)}.filter(i, i < size(self.readModel.indexes)"
     " && !self.readModel.indexes[i].all(c, c in self.readModel.columns))[0]"
 )
+
+
+#: CEL for a column `k` of the key whose equal values may be spelled differently.
+_JSONB_KEY: Final = f"k in self.columns && self.columns[k] == '{ColumnType.JSONB.value}'"
 
 
 class KafkaSource(Model):
@@ -93,6 +103,26 @@ class ReadModel(Model):
             "a column is named more than once: name each key column once",
             field=".key",
         ),
+        Rule(
+            f"!(self.schema in {list(RESERVED_SCHEMAS)} || self.schema.startsWith('{RESERVED_PREFIX}'))",
+            "the schema belongs to Postgres or to Marty itself: name a schema of your own",
+            """'schema "' + self.schema + '" belongs to Postgres or to Marty itself: name a schema of your own'""",
+            ".schema",
+        ),
+        Rule(
+            f"!self.columns.exists(c, c in {list(SYSTEM_COLUMNS)})",
+            "a column has the name of a system column of Postgres: give it another name",
+            f"""'column "' + self.columns.filter(c, c in {list(SYSTEM_COLUMNS)})[0]"""
+            """ + '" has the name of a system column of Postgres: give it another name'""",
+            ".columns",
+        ),
+        Rule(
+            f"!self.key.exists(k, {_JSONB_KEY})",
+            "a key column is of type jsonb: use a column with one spelling per value",
+            f"""'column "' + self.key.filter(k, {_JSONB_KEY})[0]"""
+            """ + '" is of type jsonb: use a column with one spelling per value'""",
+            ".key",
+        ),
     )
 
     schema_name: Identifier = Field("public", alias="schema", description="Postgres schema of the table.")
@@ -113,6 +143,28 @@ class ReadModel(Model):
             raise InvalidDefinition(
                 "spec.readModel.key", f"names column {twice!r} more than once", "name each key column once"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_free(self) -> Self:
+        if self.schema_name in RESERVED_SCHEMAS or self.schema_name.startswith(RESERVED_PREFIX):
+            raise InvalidDefinition(
+                "spec.readModel.schema",
+                f"{self.schema_name!r} belongs to Postgres or to Marty itself",
+                "name a schema of your own",
+            )
+        for column in self.columns:
+            if column in SYSTEM_COLUMNS:
+                raise InvalidDefinition(
+                    f"spec.readModel.columns.{column}", "is a system column of Postgres", "give it another name"
+                )
+        for column in self.key:
+            if self.columns.get(column) is ColumnType.JSONB:
+                raise InvalidDefinition(
+                    "spec.readModel.key",
+                    f"column {column!r} is of type jsonb",
+                    "use a column with one spelling per value",
+                )
         return self
 
 
@@ -163,6 +215,10 @@ def _mapped_columns_are_declared(effect: str) -> Rule:
     )
 
 
+#: CEL for an event type `e` whose update would change nothing.
+_UPDATE_OF_KEY: Final = "has(self.events[e].update) && self.events[e].update.all(c, c in self.readModel.key)"
+
+
 class ProjectionSpec(Workload):
     """Where the events come from, the table they make, and how each event type changes a row."""
 
@@ -191,6 +247,13 @@ class ProjectionSpec(Workload):
         ),
         _mapped_columns_are_declared("upsert"),
         _mapped_columns_are_declared("update"),
+        Rule(
+            f"!self.events.exists(e, {_UPDATE_OF_KEY})",
+            "an update maps no column beside the key: name the columns it changes",
+            f"""'the update of "' + self.events.filter(e, {_UPDATE_OF_KEY})[0]"""
+            """ + '" maps no column beside the key: name the columns it changes'""",
+            ".events",
+        ),
     )
 
     @model_validator(mode="after")
@@ -210,6 +273,10 @@ class ProjectionSpec(Workload):
                         "declare it in spec.readModel.columns",
                     )
         for event, mapping in self.events.items():
+            if mapping.update is not None and mapping.update.keys() <= set(self.read_model.key):
+                raise InvalidDefinition(
+                    f"spec.events.{event}.update", "maps no column beside the key", "name the columns it changes"
+                )
             for column in mapping.columns:
                 if column not in declared:
                     raise InvalidDefinition(

@@ -17,6 +17,7 @@ from marty_msf.core.resources.spec import (
     Rule,
     Topic,
     Workload,
+    check_waits,
     indexes,
 )
 
@@ -157,6 +158,18 @@ class SagaSpec(Workload):
             field=".triggers",
         ),
     )
+
+    @model_validator(mode="after")
+    def _waits_ascend(self) -> Self:
+        retries: dict[str, Retry | None] = {
+            "spec.stepDefaults.retry": self.step_defaults.retry,
+            "spec.compensationDefaults.retry": self.compensation_defaults.retry,
+            **{f"spec.steps[{index}].retry": step.retry for index, step in enumerate(self.steps)},
+        }
+        for path, retry in retries.items():
+            if retry:
+                check_waits(f"{path}.initialBackoffMs", retry.initial_backoff_ms, retry.max_backoff_ms)
+        return self
 
     @model_validator(mode="after")
     def _steps_fit_together(self) -> Self:
