@@ -80,7 +80,8 @@ async def test_a_start_is_idempotent_and_the_instance_can_be_looked_at(
         (b'{"business_key": "%s"}' % (b"x" * 513), "business_key"),
         (b'{"business_key": "a", "context": []}', "context"),
         (b'{"business_key": "a", "context": {"context": 1}}', "context"),
-        (b'{"business_key": "a", "context": {"x": "%s"}}' % (b"x" * 270_000), "context"),
+        (b'{"business_key": "a", "context": {"x": "%s"}}' % (b"x" * 200_000), "context"),
+        *((b'{"business_key": "a", "context": {"x": %s}}' % (b"[" * n + b"]" * n), "context") for n in (64, 253, 1000)),
         (b'{"business_key": "a", "contxt": {}}', "contxt"),
     ],
 )

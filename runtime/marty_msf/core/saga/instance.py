@@ -8,6 +8,11 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 CONTEXT_LIMIT_BYTES: Final = 256 * 1024
+#: A new instance's context leaves room for the answers of its steps.
+START_LIMIT_BYTES: Final = 192 * 1024
+#: Levels of objects and lists in a context, the context itself included. Request bodies and journal entries nest it a
+#: little deeper, which has to stay far below what JSON libraries here and in the services take.
+NESTING_LIMIT: Final = 64
 #: The whole context's own name in conditions; no member of it may be called so.
 RESERVED: Final = "context"
 
@@ -100,13 +105,37 @@ class End:
 Command: TypeAlias = Call | Wait | End
 
 
-def context_problem(context: Mapping[str, Any]) -> str | None:
-    """Why a context cannot be kept, or None."""
-    if RESERVED in context:
-        return f"the name {RESERVED!r} is reserved for the whole context: rename the member"
+def context_problem(context: Mapping[str, Any], limit_bytes: int = CONTEXT_LIMIT_BYTES) -> str | None:
+    """Why a context of JSON values cannot be kept, or None."""
+    if problem := members_problem(context):
+        return problem
     size = len(orjson.dumps(context))
-    if size > CONTEXT_LIMIT_BYTES:
+    if size > limit_bytes:
+        return f"the context would have {size} bytes, {limit_bytes} are allowed: keep identifiers in it, not data"
+    return None
+
+
+def members_problem(members: Mapping[str, Any]) -> str | None:
+    """Why JSON values cannot become members of a context, whatever their size, or None."""
+    if RESERVED in members:
+        return f"the name {RESERVED!r} is reserved for the whole context: rename the member"
+    if _nests_too_deep(members):
         return (
-            f"the context would have {size} bytes, {CONTEXT_LIMIT_BYTES} are allowed: keep identifiers in it, not data"
+            f"objects and lists are nested over {NESTING_LIMIT} levels deep: keep identifiers in the context, not data"
         )
     return None
+
+
+def _nests_too_deep(members: Mapping[str, Any]) -> bool:
+    """Level by level, because recursion would fail at just the values this looks for."""
+    level: list[Any] = [members]
+    for _ in range(NESTING_LIMIT):
+        level = [
+            value
+            for holder in level
+            for value in (holder.values() if isinstance(holder, Mapping) else holder)
+            if isinstance(value, dict | list)
+        ]
+        if not level:
+            return False
+    return True

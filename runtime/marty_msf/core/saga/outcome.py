@@ -12,12 +12,12 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
-from marty_msf.core.saga.instance import RESERVED
+from marty_msf.core.saga.instance import members_problem
 
 Outcome = Succeeded | Unusable | Rejected | Failed | Misconfigured
 
@@ -56,9 +56,13 @@ def _success(body: bytes | None, url: str) -> Succeeded | Unusable:
         result = None
     if not isinstance(result, dict):
         return Succeeded({})
-    if RESERVED in result:
-        return Unusable(f"the answer of {url} has a member {RESERVED!r}, which is reserved: rename it")
-    return Succeeded(result)
+    return succeeded(result, url)
+
+
+def succeeded(result: Mapping[str, Any], origin: str) -> Succeeded | Unusable:
+    """The event for an answer whose members, JSON values, are to merge into the context. `origin` gave it."""
+    problem = members_problem(result)
+    return Unusable(f"the answer of {origin} cannot be kept: {problem}") if problem else Succeeded(result)
 
 
 def _retry_after_ms(value: str | None, now_ms: int) -> int | None:

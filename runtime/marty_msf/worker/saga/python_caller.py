@@ -10,7 +10,7 @@ import orjson
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
-from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome
+from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.worker.saga.calls import Request
 
 
@@ -75,7 +75,7 @@ def _outcome(name: str, result: Mapping[str, Any] | None) -> Succeeded | Unusabl
     plain = orjson.loads(encoded)
     if not isinstance(plain, dict) or len(encoded) > ANSWER_LIMIT_BYTES:
         return Unusable(f"{name} returned no object, or over {ANSWER_LIMIT_BYTES} bytes: return a small dict")
-    return Succeeded(plain)
+    return succeeded(plain, name)
 
 
 async def _bounded(work: Awaitable[Mapping[str, Any] | None], seconds: float) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Started
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
-from marty_msf.core.saga.instance import Call, Command, Instance, context_problem
+from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Call, Command, Instance, context_problem
 from marty_msf.core.saga.journal import encode
 from marty_msf.core.saga.machine import advance, request_body
 from marty_msf.store import saga_start
@@ -169,9 +169,11 @@ def prepare(definition: Definition, business_key: str, context: Mapping[str, Any
     try:
         encoded = orjson.dumps(context)
     except TypeError as error:
-        raise InvalidDefinition("context", f"is no JSON ({error})", "give a JSON object") from None
+        raise InvalidDefinition(
+            "context", f"is no JSON ({error})", f"give a JSON object nested at most {NESTING_LIMIT} levels"
+        ) from None
     plain = orjson.loads(encoded)
-    if problem := context_problem(plain):
+    if problem := context_problem(plain, START_LIMIT_BYTES):
         raise InvalidDefinition("context", *problem.split(": ", 1))
     now = now_ms()
     raw = uuid7(now, secrets.randbits(RANDOM_BITS))

@@ -19,7 +19,9 @@ def test_a_2xx_without_a_json_object_merges_nothing(body: bytes) -> None:
     assert classify(200, {}, body, url=URL, random=0, now_ms=NOW_MS) == Succeeded({})
 
 
-@pytest.mark.parametrize("body", [None, b'{"context": 1}'])
+@pytest.mark.parametrize(
+    "body", [None, b'{"context": 1}', *(b'{"a":' + b"[" * n + b"]" * n + b"}" for n in (64, 252, 253, 254, 1022))]
+)
 def test_a_2xx_that_cannot_be_kept_is_unusable(body: bytes | None) -> None:
     assert isinstance(classify(200, {}, body, url=URL, random=0, now_ms=NOW_MS), Unusable)
 
