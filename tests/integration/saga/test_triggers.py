@@ -59,7 +59,7 @@ async def role(url: str, saga: SagaConfig, shop: Shop) -> AsyncIterator[tuple[Sa
             await asyncio.wait({task})
 
 
-def produce(bootstrap: str, topic: str, *events: tuple[str, str, bytes]) -> None:
+def produce(bootstrap: str, topic: str, *events: tuple[str, str | None, bytes]) -> None:
     """Events as (ce_id, ce_type, payload)."""
     producer = Producer({"bootstrap.servers": bootstrap})
     for event_id, event_type, payload in events:
@@ -107,19 +107,24 @@ async def test_poison_events_are_kept_aside_and_do_not_stop_the_partition(
         ("e3", "order_created", b'{"id": {}}'),
         ("e4", "order_created", b'{"id": "x", "context": 1}'),
         ("e5", "order_created", b'{"id": 5}'),
+        ("e6", None, b'{"id": 6}'),
+        *((f"deep{n}", "order_created", b'{"id": 7, "a": %s}' % (b"[" * n + b"]" * n)) for n in (64, 253, 1000)),
+        ("e7", "order_created", b'{"id": 7}'),
     )
     async with role(postgres_url, config(topic, kafka_bootstrap, businessKey="event.id"), Shop()) as (_, board):
-        assert await ended(conn, 2) == {"Completed": 2}
+        assert await ended(conn, 3) == {"Completed": 3}
         await eventually(told(lambda: bool(board.current())))
         problem = board.current()[0]
     assert (problem.reason, problem.blocking) == (ProblemReason.POISON_EVENT, False)
-    assert problem.message.startswith("3 trigger events started nothing")
+    assert problem.message.startswith("6 trigger events started nothing")
     rows = await conn.fetch('SELECT "offset", event_id, error, value FROM marty.saga_parked_event ORDER BY 1')
-    assert [(row["offset"], row["event_id"]) for row in rows] == [(0, "e1"), (2, "e3"), (3, "e4")]
+    assert [(row["offset"], row["event_id"]) for row in rows] == [
+        (0, "e1"), (2, "e3"), (3, "e4"), (6, "deep64"), (7, "deep253"), (8, "deep1000"),
+    ]  # fmt: skip
     assert "no JSON" in rows[0]["error"]
     assert "reserved" in rows[2]["error"]
     assert rows[0]["value"] == b"{broken"
-    assert await conn.fetchval("SELECT sum(parked_events) FROM marty.saga_counter") == 3
+    assert await conn.fetchval("SELECT sum(parked_events) FROM marty.saga_counter") == 6
 
 
 async def test_a_missing_topic_does_not_stop_what_runs_and_is_read_once_it_is_there(

@@ -9,7 +9,7 @@ from typing import Final
 
 import asyncpg
 
-from marty_msf.core.cloudevents import envelope
+from marty_msf.core.cloudevents import Envelope, envelope
 from marty_msf.core.errors import InvalidDefinition, LeaseLost, PoisonEvent
 from marty_msf.core.saga.trigger import Trigger, wanted
 from marty_msf.core.worker_status import ProblemReason
@@ -17,7 +17,7 @@ from marty_msf.store import saga_trigger
 from marty_msf.store.database import translate
 from marty_msf.store.saga_trigger import PoisonTrigger
 from marty_msf.worker.board import Board
-from marty_msf.worker.kafka_input import Batch, KafkaInput
+from marty_msf.worker.kafka_input import Batch, KafkaInput, Record
 from marty_msf.worker.saga.memory import Memory
 from marty_msf.worker.saga.starts import Prepared, Starter
 
@@ -132,15 +132,21 @@ class Triggers:
                     if want.business_key not in starts.prepared:
                         starts.prepared[want.business_key] = self._starter.prepare(want.business_key, want.context)
             except (PoisonEvent, InvalidDefinition) as error:
-                starts.poison.append(
-                    PoisonTrigger(
-                        record.topic,
-                        record.partition,
-                        record.offset,
-                        attributes.id[:_ID_CHARACTERS].replace("\0", ""),
-                        str(error)[:_ERROR_CHARACTERS].replace("\0", ""),
-                        record.key,
-                        record.value,
-                    )
-                )
+                starts.poison.append(_poison(record, attributes, str(error)))
+            except Exception as error:
+                # Whatever one event does to its reader, it must not hold up the others: a person sees it parked.
+                logger.exception("%s: a trigger event could not be read", self._resource)
+                starts.poison.append(_poison(record, attributes, f"{type(error).__name__}: {error}"))
         return starts
+
+
+def _poison(record: Record, attributes: Envelope, error: str) -> PoisonTrigger:
+    return PoisonTrigger(
+        record.topic,
+        record.partition,
+        record.offset,
+        attributes.id[:_ID_CHARACTERS].replace("\0", ""),
+        error[:_ERROR_CHARACTERS].replace("\0", "").encode(errors="replace").decode(),
+        record.key,
+        record.value,
+    )
