@@ -129,7 +129,11 @@ async def test_a_graceful_stop_finishes_calls_in_flight_and_withdraws_the_rest(
 
 async def test_a_definition_edit_does_not_change_running_instances(postgres_url: str, conn: asyncpg.Connection) -> None:
     old = spec(
-        {"name": "reserve", "timeoutMs": 100_000, "retry": {"attempts": 50, "initialBackoffMs": 60_000}},
+        {
+            "name": "reserve",
+            "timeoutMs": 100_000,
+            "retry": {"attempts": 50, "initialBackoffMs": 60_000, "maxBackoffMs": 60_000},
+        },
         {"name": "confirm"},
     )
     new = spec({"name": "charge"})
@@ -193,6 +197,35 @@ async def test_an_instance_that_cannot_go_on_is_left_as_it_is_and_harms_no_other
 
     assert running.broken.keys() == {unknown, garbled}
     assert "no-such-revision" in running.broken[unknown]
+
+
+async def test_an_instance_whose_next_call_cannot_be_written_is_parked(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    """It is made by hand here, because no start takes such a context."""
+    new = (
+        "INSERT INTO marty.saga_instance (id, resource, lane, revision, business_key, state)"
+        " SELECT id, $1, marty.lane_of(id::text), $2, 'deep', 'Pending' FROM (SELECT gen_random_uuid() AS id) AS one"
+        " RETURNING id::text"
+    )
+    deep = b'{"a":%s}' % (b"[" * 253 + b"]" * 253)
+    async with pool_of(postgres_url) as pool:
+        async with engine(pool, Shop().caller()) as running:
+            await running.engine.start("first", {})
+            await ended(conn, 1)
+        revision = await conn.fetchval("SELECT revision FROM marty.saga_instance")
+        await conn.execute(
+            "INSERT INTO marty.saga_input VALUES ($1, $2)", await conn.fetchval(new, RESOURCE, revision), deep
+        )
+        async with engine(pool, Shop().caller()) as running:
+            await running.engine.start("second", {})
+            assert await ended(conn, 3) == {"Completed": 2, "Parked": 1}
+        async with engine(pool, Shop().caller()) as again:
+            assert again.broken == running.broken == {}
+
+    error = await conn.fetchval("SELECT error FROM marty.saga_instance WHERE state = 'Parked'")
+    assert error.startswith("cannot go on after 'start': TypeError: ")
+    assert await conn.fetchval("SELECT sum(parked) FROM marty.saga_counter") == 1
 
 
 class Clumsy:

@@ -83,10 +83,19 @@ class Withdrawn:
     TAG: ClassVar[str] = "withdrawn"
 
 
-Event = Started | Succeeded | Unusable | Rejected | Failed | Misconfigured | Due | Resumed | Withdrawn
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What came next could not be computed or kept, through a fault of ours: a person has to look."""
+
+    TAG: ClassVar[str] = "broken"
+    error: str
+
+
+Event = Started | Succeeded | Unusable | Rejected | Failed | Misconfigured | Due | Resumed | Withdrawn | Broken
 
 _TYPES: Final[Mapping[str, type[Event]]] = {
-    kind.TAG: kind for kind in (Started, Succeeded, Unusable, Rejected, Failed, Misconfigured, Due, Resumed, Withdrawn)
+    kind.TAG: kind
+    for kind in (Started, Succeeded, Unusable, Rejected, Failed, Misconfigured, Due, Resumed, Withdrawn, Broken)
 }
 _FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {kind: kind.__slots__ for kind in _TYPES.values()}
 

@@ -17,6 +17,7 @@ from marty_msf.core.errors import ExpressionError, IllegalTransition
 from marty_msf.core.retry import RetryPolicy, delay_ms
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import (
+    Broken,
     Due,
     Event,
     Failed,
@@ -59,7 +60,9 @@ def advance(definition: Definition, instance: Instance, event: Event, now_ms: in
             raise IllegalTransition(f"{event!r} in {instance.state}: an instance starts once")
         begun = Instance(instance.context, State.RUNNING, deadline_ms=event.deadline_ms)
         return _forward(definition, begun, 0, now_ms)
-    if operation is None or instance.state not in LIVE:
+    if isinstance(event, Broken) and instance.state in LIVE:
+        return _parked(instance, event.error)
+    if operation is None or instance.state not in LIVE or isinstance(event, Broken):
         raise IllegalTransition(f"{event!r} in {instance.state}: nothing is in work")
     if (operation.until_ms is not None) is not isinstance(event, Due):
         raise IllegalTransition(f"{event!r} while {'waiting' if operation.until_ms is not None else 'calling'}")

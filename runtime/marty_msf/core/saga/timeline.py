@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Event, Failed, Misconfigured, Rejected, Succeeded, Unusable
+from marty_msf.core.saga.events import Broken, Event, Failed, Misconfigured, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.instance import Instance
 from marty_msf.core.saga.journal import decode
 from marty_msf.core.saga.machine import advance
@@ -36,7 +36,7 @@ def _details(event: Event) -> Line:
             return {"result": result} if result else {}
         case Failed(error, unknown):
             return {"error": error, "outcome": "unknown" if unknown else "did not happen"}
-        case Rejected(error) | Misconfigured(error) | Unusable(error):
+        case Rejected(error) | Misconfigured(error) | Unusable(error) | Broken(error):
             return {"error": error}
         case _:
             return {}

@@ -15,7 +15,8 @@ from typing import Final
 import asyncpg
 from asyncpg import Connection
 
-from marty_msf.core.saga.events import Due, Event
+from marty_msf.core.errors import IllegalTransition
+from marty_msf.core.saga.events import Broken, Due, Event
 from marty_msf.core.saga.instance import Call, Command, End, Instance, Wait
 from marty_msf.core.saga.journal import encode
 from marty_msf.core.saga.machine import advance, request_body
@@ -167,26 +168,41 @@ class Waves:
             return None
         before = live.instance
         try:
-            after, command = advance(live.definition, before, event, now)
-            body = frozen = b""
-            if isinstance(command, Call) and command.first:
-                frozen = body = request_body(live.definition, after, live.text)
-            elif isinstance(command, Call | Wait):
-                body = live.body
-            entry = encode(event, now, frozen)
+            move, entry = _moved(live, event, now)
         except Exception as error:
-            # Whatever is wrong with one instance must not stop the others. It stays as it is, durable.
+            # Whatever is wrong with one instance must not stop the others.
             logger.exception("saga instance %s cannot go on", live.text)
-            self._memory.remove(live)
-            self._broken(live.text, error)
-            return None
+            if isinstance(error, IllegalTransition):
+                # Our memory of it is wrong, not the instance: it stays as it is, durable.
+                self._memory.remove(live)
+                self._broken(live.text, error)
+                return None
+            move, entry = _moved(live, _fault(event, error), now)
         wave.ids.append(live.id)
         wave.seqs.append(live.seq + 1)
         wave.lanes.append(live.lane)
         wave.entries.append(entry)
+        after = move.instance
         if after.state is not before.state:
             wave.changed_ids.append(live.id)
             wave.changed_lanes.append(live.lane)
             wave.states.append(after.state.value)
             wave.errors.append(after.error[:ERROR_CHARACTERS].replace("\0", ""))
-        return _Move(live, after, command, body)
+        return move
+
+
+def _moved(live: Live, event: Event, now: int) -> tuple[_Move, bytes]:
+    """What the event makes of the instance, and its journal entry. Changes nothing."""
+    after, command = advance(live.definition, live.instance, event, now)
+    body = frozen = b""
+    if isinstance(command, Call) and command.first:
+        frozen = body = request_body(live.definition, after, live.text)
+    elif isinstance(command, Call | Wait):
+        body = live.body
+    return _Move(live, after, command, body), encode(event, now, frozen)
+
+
+def _fault(event: Event, error: Exception) -> Broken:
+    """Parks an instance that `event` did not fit into; the text is made fit for the journal."""
+    text = f"cannot go on after {event.TAG!r}: {type(error).__name__}: {error}"[:ERROR_CHARACTERS]
+    return Broken(text.encode(errors="replace").decode())

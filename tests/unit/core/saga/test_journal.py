@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from marty_msf.core.saga.definition import load, stored_form
 from marty_msf.core.saga.events import (
+    Broken,
     Due,
     Event,
     Failed,
@@ -63,6 +64,7 @@ def test_entries_are_written_as_they_are_read() -> None:
         st.builds(Rejected, st.text(max_size=9), st.floats(0, 1)),
         st.builds(Misconfigured, st.text(max_size=9)),
         st.builds(Unusable, st.text(max_size=9)),
+        st.builds(Broken, st.text(max_size=9)),
         st.sampled_from([Due(), Resumed(), Withdrawn()]),
     ),
     body=st.binary(max_size=50),

@@ -7,6 +7,7 @@ import pytest
 from marty_msf.core.errors import IllegalTransition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import (
+    Broken,
     Due,
     Event,
     Failed,
@@ -226,6 +227,14 @@ def test_a_result_that_cannot_be_kept_parks_the_instance_with_the_step_done(answ
     assert "succeeded, but" in instance.error
 
 
+@pytest.mark.parametrize("events", [(), (OK,), (UNKNOWN,), (OK, NO)])
+def test_a_fault_of_ours_parks_the_instance_wherever_it_is(events: tuple[Event, ...]) -> None:
+    before, _ = play(ORDER, *events)
+    instance, command = advance(ORDER, before, Broken("a bug"), 1000)
+
+    assert (instance, command) == (replace(before, state=State.PARKED, error="a bug"), End())
+
+
 def test_the_answer_of_an_undo_merges_nothing() -> None:
     instance, _ = play(ORDER, OK, NO, Succeeded({"released": True}))
 
@@ -239,6 +248,7 @@ def test_the_answer_of_an_undo_merges_nothing() -> None:
         ((), Due()),
         ((UNKNOWN,), OK),
         ((OK, OK, OK), OK),
+        ((OK, OK, OK), Broken("x")),
         ((Misconfigured("x"),), OK),
         ((UNKNOWN,), Resumed()),
     ],
