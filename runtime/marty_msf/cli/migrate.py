@@ -6,11 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-import asyncpg
 import click
 
 from marty_msf.core.errors import DatabaseUnavailable
-from marty_msf.store.database import CONNECT_TIMEOUT_SECONDS, translate
+from marty_msf.store.database import CONNECT_TIMEOUT_SECONDS, connect, translate
 from marty_msf.store.migrations import Migration, required_version
 from marty_msf.store.migrations import migrate as apply_migrations
 
@@ -47,7 +46,7 @@ async def _migrate(url: str, deadline: float) -> Sequence[Migration]:
 
 async def _attempt(url: str) -> Sequence[Migration]:
     with translate():
-        conn = await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_SECONDS)
+        conn = await connect(url)
         try:
             return await apply_migrations(conn, lambda done: click.echo(f"applied {done.version:04d}_{done.name}"))
         finally:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -11,7 +11,8 @@ from marty_msf.core.errors import DatabaseUnavailable, SchemaOutdated
 
 #: No statement of ours runs longer in health; a connection that hangs (a lost route, a stopped server) is given up.
 STATEMENT_TIMEOUT_SECONDS: Final = 60
-CONNECT_TIMEOUT_SECONDS: Final = 10
+#: Short, so that a server that takes the connection and then says nothing is told of within ten seconds.
+CONNECT_TIMEOUT_SECONDS: Final = 4
 
 #: SQLSTATE classes and codes that mean "not now": the transaction was rolled back, the same call may succeed later.
 _UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
@@ -28,6 +29,16 @@ _UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
         "55P03": "a lock was not available in time",
     }
 )
+_REFERENCE: Final = "the secret of spec.database.urlSecretRef"
+_NO_URL: Final = (
+    "the database URL is no postgresql://user:password@host:port/database: "
+    f"correct {_REFERENCE}; write special characters as %XX"
+)
+_CERTIFICATE: Final = (
+    "sslmode=verify-ca and verify-full need the certificate of an authority, and there is none: "
+    f"name its file with sslrootcert or use sslmode=require in {_REFERENCE}"
+)
+#: Of a statement. An unknown parameter of the URL has 42704 too: see connect().
 _OUTDATED: Final = frozenset({"3F000", "42P01", "42703", "42883", "42704"})
 
 
@@ -53,12 +64,6 @@ def translate() -> Iterator[None]:
             if prefix in _UNAVAILABLE:
                 raise DatabaseUnavailable(f"{_UNAVAILABLE[prefix]}: {error} (SQLSTATE {state})") from error
         raise
-    except asyncpg.exceptions.ClientConfigurationError as error:
-        # The driver's message may quote the URL and with it the password.
-        raise DatabaseUnavailable(
-            "the database URL is no postgresql://user:password@host:port/database: correct the secret of "
-            "spec.database.urlSecretRef; write special characters as %XX"
-        ) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(
             f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
@@ -68,10 +73,29 @@ def translate() -> Iterator[None]:
         raise DatabaseUnavailable(f"the connection broke: {_sentence(error)}: it is made anew") from error
 
 
+async def connect(url: str, **options: Any) -> asyncpg.Connection:
+    """One connection, with `options` as asyncpg.connect takes them.
+
+    Raises DatabaseUnavailable for whatever the URL has wrong, without the driver's words: they may quote parts of the
+    URL and with them the password. What the server and the network refuse passes unchanged, for translate().
+    """
+    try:
+        return await asyncpg.connect(url, **{"timeout": CONNECT_TIMEOUT_SECONDS, **options})
+    except (ValueError, OverflowError) as error:  # ClientConfigurationError, UnicodeError and bad ports among them
+        wrong = _CERTIFICATE if "certificate" in str(error) else _NO_URL
+    except asyncpg.UndefinedObjectError as error:
+        wrong = f"the server refuses a parameter after the ? of the database URL: {error}: correct {_REFERENCE}"
+    except asyncpg.InvalidParameterValueError:
+        wrong = f"the server refuses the value of a parameter after the ? of the database URL: correct {_REFERENCE}"
+    # Outside of the handlers, so that no traceback leads back to the driver's error.
+    raise DatabaseUnavailable(wrong)
+
+
 async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:
     """A pool that connects on first use, so that it can be made while the server is down or the URL is wrong."""
     return await asyncpg.create_pool(
         url,
+        connect=connect,
         min_size=0,
         max_size=size,
         connection_class=PooledConnection,

@@ -43,6 +43,17 @@ async def test_an_unreachable_database_is_given_up_after_the_wait(tmp_path: Path
     assert "pa55word" not in output
 
 
+async def test_a_malformed_url_is_told_without_its_password(tmp_path: Path) -> None:
+    environment = {"MARTY_DATABASE_URL": "postgresql://user:pa55word#more@127.0.0.1/nothing"}
+
+    code, output = await migrate(tmp_path / "log", environment, "--wait-seconds", "0")
+
+    assert code == 1
+    assert "write special characters as %XX" in output
+    assert "pa55word" not in output
+    assert "Traceback" not in output
+
+
 async def test_a_database_that_comes_later_is_waited_for(empty_postgres_url: str, tmp_path: Path) -> None:
     parts = urlsplit(empty_postgres_url)
     async with proxy(parts.hostname or "", parts.port or 5432) as forward:
