@@ -1,7 +1,9 @@
 """The shell around every worker, seen from outside: a real `marty run relay`, its HTTP surface, and servers that come and go."""
 
+import asyncio
 import json
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ import pytest
 from marty_msf.core.worker_config import ProjectionConfig, RelayConfig, SagaConfig, parse, revision
 from marty_msf.core.worker_status import ProblemReason, RelayTotals, WorkerStatus
 from marty_msf.store.migrations import migrate
+from marty_operator.workers import ANSWER_SECONDS
 from tests.integration.relay.setup import discarding_late_ones, enqueue, numbers_by_key, relay_config
 from tests.support.broker import broker
 from tests.support.kafka import create_topic, delete_topics, read_topic
@@ -147,13 +150,35 @@ async def test_the_worker_outlives_its_database(
     assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {"a": [0]}
 
 
-async def test_a_wrong_database_url_is_told_without_its_password(config: Path, tmp_path: Path) -> None:
-    async with worker(config, "mysql://user:pa55word@nowhere/db", tmp_path) as relay:
+@pytest.mark.parametrize("url", ["mysql://user:pa55word@nowhere/db", "postgresql://user:pa55word#more@nowhere/db"])
+async def test_a_wrong_database_url_is_told_without_its_password(config: Path, tmp_path: Path, url: str) -> None:
+    async with worker(config, url, tmp_path) as relay:
         found = await eventually(relay.reasons, lambda reasons: ProblemReason.DATABASE_UNAVAILABLE in reasons)
         assert found == {ProblemReason.DATABASE_UNAVAILABLE}
         answer = (await relay.get("/status"))[1]
         assert "spec.database.urlSecretRef" in answer
         assert "pa55word" not in answer + relay.process.output()
+
+
+async def test_a_database_that_takes_connections_and_says_nothing_is_told_in_time(config: Path, tmp_path: Path) -> None:
+    async with silent_server() as port, worker(config, f"postgresql://u:p@127.0.0.1:{port}/x", tmp_path) as relay:
+        await eventually(relay.status, lambda status: status is not None)
+        began = time.monotonic()
+        await relay.status()
+        assert time.monotonic() - began < ANSWER_SECONDS, "the operator would not wait for it"
+        await eventually(relay.reasons, lambda reasons: reasons == {ProblemReason.DATABASE_UNAVAILABLE}, seconds=8)
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[int]:
+    """Takes connections, reads what comes, never answers."""
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(swallow, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def test_the_worker_waits_for_the_schema(config: Path, empty_postgres_url: str, tmp_path: Path) -> None:
