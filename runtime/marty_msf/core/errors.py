@@ -63,7 +63,7 @@ class PoisonEvent(MartyError):
 
 
 class ReadModelMismatch(MartyError):
-    """The read-model table exists with other columns or another key than the Projection declares."""
+    """The read-model table has other columns or another key than the Projection declares, or another Projection."""
 
 
 class PositionLost(MartyError):

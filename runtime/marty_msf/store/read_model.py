@@ -127,14 +127,27 @@ SELECT a.attname::text AS name
 """
 
 
-async def prepare(conn: Connection, table: Table, *, fresh: bool) -> None:
-    """Make the table and its indexes when absent, and verify what is there. One transaction, safe side by side.
+CLAIM: Final = """
+INSERT INTO marty.projection_table (schema_name, table_name, resource)
+VALUES ($1, $2, $3)
+ON CONFLICT (schema_name, table_name) DO NOTHING
+"""
 
+OWNER: Final = """
+SELECT resource FROM marty.projection_table WHERE schema_name = $1 AND table_name = $2
+"""
+
+
+async def prepare(conn: Connection, table: Table, resource: str, *, fresh: bool) -> None:
+    """Claim the table, make it and its indexes when absent, and verify what is there. One transaction, safe side by side.
+
+    `resource` ('<namespace>/<name>') becomes or stays the table's only writer; a table that does not fit is not claimed.
     `fresh`: no event was applied yet; else a table that is absent is not made again, because the events it lacks would
     never come back. Raises ReadModelMismatch.
     """
     try:
         await conn.execute(LOCK, table.full_name)
+        await _claim(conn, table, resource)
         kind = await conn.fetchval(KIND, table.full_name)
         if kind is None and not fresh:
             raise ReadModelMismatch(
@@ -159,6 +172,17 @@ async def prepare(conn: Connection, table: Table, *, fresh: bool) -> None:
             f"the database user may not make or change {table.full_name} ({error}): let it own the table,"
             f" or GRANT USAGE, CREATE ON SCHEMA {_quoted(table.schema)} to it"
         ) from error
+
+
+async def _claim(conn: Connection, table: Table, resource: str) -> None:
+    await conn.execute(CLAIM, table.schema, table.name, resource)
+    owner = await conn.fetchval(OWNER, table.schema, table.name)
+    if owner != resource:
+        raise ReadModelMismatch(
+            f"table {table.full_name} is written by Projection {owner}, so {resource} stays idle: make it again with"
+            f" another spec.readModel.table, or stop or delete {owner} and let it give the table up with"
+            f" SELECT marty.reset_projection('{owner}')"
+        )
 
 
 async def _verify(conn: Connection, table: Table) -> None:

@@ -139,7 +139,7 @@ async def prepare(pool: asyncpg.Pool, value: ProjectionSpec) -> None:
     """As the role does before it projects."""
     async with pool.acquire() as conn, conn.transaction():
         fresh = not await positions.anything_applied(conn, SCOPE)
-        await read_model.prepare(conn, Table.of(value.read_model), fresh=fresh)
+        await read_model.prepare(conn, Table.of(value.read_model), RESOURCE, fresh=fresh)
 
 
 @asynccontextmanager

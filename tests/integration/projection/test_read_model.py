@@ -37,9 +37,9 @@ def table(**changes: Any) -> Table:
     return Table.of(ReadModel.model_validate(fields | changes))
 
 
-async def prepare(conn: asyncpg.Connection, wanted: Table, *, fresh: bool = True) -> None:
+async def prepare(conn: asyncpg.Connection, wanted: Table, *, resource: str = RESOURCE, fresh: bool = True) -> None:
     async with conn.transaction():
-        await read_model.prepare(conn, wanted, fresh=fresh)
+        await read_model.prepare(conn, wanted, resource, fresh=fresh)
 
 
 @pytest.mark.parametrize("sql", STATEMENTS.values(), ids=STATEMENTS)
@@ -149,17 +149,54 @@ async def test_an_identifier_that_breaks_out_of_its_quotes_is_refused() -> None:
         hostile.create()
 
 
+async def test_a_table_has_one_projection_until_that_one_is_reset(conn: asyncpg.Connection) -> None:
+    await prepare(conn, table())
+    await prepare(conn, table())
+    await prepare(conn, table(table="other"), resource="shop/second")
+    with pytest.raises(ReadModelMismatch) as refused:
+        await prepare(conn, table(), resource="shop/second")
+    for part in (f"written by Projection {RESOURCE}", "spec.readModel.table", f"marty.reset_projection('{RESOURCE}')"):
+        assert part in str(refused.value)
+
+    await conn.execute("SELECT marty.reset_projection($1)", RESOURCE)
+    await prepare(conn, table(), resource="shop/second")
+    with pytest.raises(ReadModelMismatch, match="written by Projection shop/second"):
+        await prepare(conn, table())
+
+
+async def test_a_table_is_claimed_only_by_a_projection_that_it_fits(conn: asyncpg.Connection) -> None:
+    await conn.execute("CREATE TABLE public.order_summary (order_id text PRIMARY KEY)")
+    with pytest.raises(ReadModelMismatch, match="exists without column"):
+        await prepare(conn, table())
+    await prepare(conn, table(columns={"order_id": "text"}, indexes=[]), resource="shop/second")
+
+
+async def test_of_two_projections_that_start_at_once_one_gets_the_table(postgres_url: str) -> None:
+    async def worker(resource: str) -> bool:
+        own = await asyncpg.connect(postgres_url)
+        try:
+            await prepare(own, table(), resource=resource)
+        except ReadModelMismatch:
+            return False
+        finally:
+            await own.close()
+        return True
+
+    assert sorted(await asyncio.gather(*(worker(f"shop/p-{n}") for n in range(4)))) == [False, False, False, True]
+
+
 async def test_a_projection_is_reset_only_while_it_is_stopped(conn: asyncpg.Connection) -> None:
     await positions.begin(conn, SCOPE, {("orders", 0): 5})
     streams = await projection.open_streams(conn, SCOPE, [("orders", 0, b"s")])
     await projection.raise_sequences(conn, {streams["orders", 0, b"s"]: {b"k": 7}})
     await projection.count(conn, SCOPE, [projection.Passed("orders", 0, 3, 1)])
+    await prepare(conn, table())
     await conn.execute("INSERT INTO marty.worker VALUES ($1, 'pod-1', now() + '5 s')", f"{SCOPE}#orders")
     with pytest.raises(asyncpg.ObjectInUseError):
         await conn.execute("SELECT marty.reset_projection($1)", RESOURCE)
     await conn.execute("DELETE FROM marty.worker")
     await conn.execute("SELECT marty.reset_projection($1)", RESOURCE)
-    for name in ("kafka_position", "projection_counter", "projection_stream", "projection_key"):
+    for name in ("kafka_position", "projection_counter", "projection_stream", "projection_key", "projection_table"):
         assert await conn.fetchval(f"SELECT count(*) FROM marty.{name}") == 0
 
 

@@ -39,8 +39,18 @@ CREATE TABLE marty.projection_key (
     PRIMARY KEY (stream, key)
 ) WITH (fillfactor = 70);
 
--- Makes a stopped projection read all its topics again, from the earliest event Kafka has. `p_resource` is
--- 'namespace/name'. Empty the read-model table in the same transaction: its rows stay otherwise.
+-- The only writer of each read-model table. Outlives the Projection: its rows do so, too.
+CREATE TABLE marty.projection_table (
+    schema_name text        NOT NULL,
+    table_name  text        NOT NULL,
+    resource    text        NOT NULL,   -- '<namespace>/<name>'
+    claimed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (schema_name, table_name)
+);
+
+-- Makes a stopped projection read all its topics again, from the earliest event Kafka has, and gives its table up to
+-- the first projection that starts. `p_resource` is 'namespace/name'. Empty the read-model table in the same
+-- transaction: its rows stay otherwise.
 CREATE FUNCTION marty.reset_projection(p_resource text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -55,5 +65,6 @@ BEGIN
     DELETE FROM marty.projection_stream s WHERE s.scope = v_scope;
     DELETE FROM marty.projection_counter c WHERE c.scope = v_scope;
     DELETE FROM marty.kafka_position p WHERE p.scope = v_scope;
+    DELETE FROM marty.projection_table t WHERE t.resource = p_resource;
 END
 $$;

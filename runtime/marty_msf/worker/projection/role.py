@@ -89,7 +89,7 @@ class ProjectionRole:
         with translate():
             async with self._context.pool.acquire() as conn, conn.transaction():
                 fresh = not await positions.anything_applied(conn, self._scope)
-                await read_model.prepare(conn, Table.of(self._spec.read_model), fresh=fresh)
+                await read_model.prepare(conn, Table.of(self._spec.read_model), self._context.resource, fresh=fresh)
 
     async def _tell_started(self, kafka: KafkaInput, stop: asyncio.Event) -> None:
         """The database works; once Kafka was looked at, its own problems are on the board and nothing else is wrong."""
