@@ -13,11 +13,13 @@ from marty_msf.core.errors import IllegalTransition
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.definition import Definition, load, stored_form
 from marty_msf.core.saga.events import (
+    Broken,
     Due,
     Event,
     Failed,
     Misconfigured,
     Rejected,
+    Restarted,
     Resumed,
     Started,
     Succeeded,
@@ -39,7 +41,9 @@ EVENTS: Final[Sequence[Event]] = (
     Misconfigured("…"),
     Due(),
     Resumed(),
+    Restarted(),
     Withdrawn(),
+    Broken("…"),
 )
 WORDS: Final[Mapping[type[Event], str]] = {
     Started: "taken up",
@@ -50,7 +54,9 @@ WORDS: Final[Mapping[type[Event], str]] = {
     Misconfigured: "misconfiguration",
     Due: "wait over",
     Resumed: "found in flight",
+    Restarted: "found in flight",
     Withdrawn: "call given back",
+    Broken: "fault of the worker",
 }
 Edge = tuple[State, State]
 

@@ -73,6 +73,7 @@ async def run_pass(url: str, resource: str, port: int, effects: Effects | None) 
             workers=10,
             ended=lambda _: ended.release(),
             broken=lambda instance, error: sys.exit(f"{instance}: {error}"),
+            worked={},
         )
         stop = asyncio.Event()
         running = asyncio.create_task(engine.run(stop))

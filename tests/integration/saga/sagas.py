@@ -127,18 +127,25 @@ class Running:
 
 @asynccontextmanager
 async def engine(
-    pool: asyncpg.Pool, caller: Caller, saga: SagaSpec = ORDER, *, drain_seconds: float = 5
+    pool: asyncpg.Pool,
+    caller: Caller,
+    saga: SagaSpec = ORDER,
+    *,
+    drain_seconds: float = 5,
+    holder: str | None = None,
+    worked: dict[int, int] | None = None,
 ) -> AsyncIterator[Running]:
     broken: dict[str, str] = {}
     it = Engine(
         pool,
         resource=RESOURCE,
-        holder=f"test/{secrets.token_hex(4)}",
+        holder=holder or f"test/{secrets.token_hex(4)}",
         definitions=Definitions(pool, RESOURCE, saga),
         caller=caller,
         workers=saga.workers,
         ended=lambda _: None,
         broken=lambda instance, error: broken.update({instance: str(error)}),
+        worked={} if worked is None else worked,
         drain_seconds=drain_seconds,
     )
     stop = asyncio.Event()

@@ -6,6 +6,7 @@ from collections import Counter
 import asyncpg
 import pytest
 
+from marty_msf.core.saga.machine import RESUME_LIMIT
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.calls import Caller, Request
 from tests.integration.saga.sagas import (
@@ -100,6 +101,39 @@ async def test_an_engine_that_crashed_is_followed_and_calls_repeat_with_their_ke
 
     assert all(order == ["reserve", "charge", "confirm"] for order in shop.order.values())
     assert await conn.fetchval("SELECT count(*) FROM marty.saga_instance WHERE resource = $1", RESOURCE) == 30
+
+
+async def test_a_restart_inside_the_process_is_not_held_against_the_calls_in_flight(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    gated, worked, holder = Gated(), dict[int, int](), "test/same-process"
+    async with pool_of(postgres_url) as pool:
+        async with engine(pool, gated.caller(), holder=holder, worked=worked) as running:
+            await asyncio.gather(*(running.engine.start(f"order-{n}", {}) for n in range(5)))
+            await eventually(told(lambda: gated.calls.total() == 5))
+            await running.crash()
+        for _ in range(RESUME_LIMIT + 1):
+            gated.calls.clear()
+            async with engine(pool, gated.caller(), holder=holder, worked=worked) as running:
+                await eventually(told(lambda: gated.calls.total() == 5))
+                await running.crash()
+        gated.gate.set()
+        async with engine(pool, gated.caller(), holder=holder, worked=worked):
+            assert await ended(conn, 5) == {"Completed": 5}
+
+        # For another process there is no telling: it counts.
+        other = Gated()
+        async with engine(pool, other.caller(), holder=holder, worked=worked) as running:
+            await running.engine.start("one-more", {})
+            await eventually(told(lambda: other.calls.total() == 1))
+            await running.crash()
+        await conn.execute("UPDATE marty.lease SET expires_at = now() - interval '1 s'")
+        await conn.execute("UPDATE marty.worker SET expires_at = now() - interval '1 s'")
+        async with engine(pool, Shop().caller()):
+            assert await ended(conn, 6) == {"Completed": 6}
+    tags = await conn.fetch("SELECT convert_from(entry, 'utf8') e FROM marty.saga_journal WHERE seq > 1")
+    counted = Counter(row["e"].split('"')[1] for row in tags)
+    assert (counted["restarted"], counted["resumed"]) == (5 * (RESUME_LIMIT + 2), 1)
 
 
 async def test_a_graceful_stop_finishes_calls_in_flight_and_withdraws_the_rest(

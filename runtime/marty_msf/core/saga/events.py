@@ -77,6 +77,13 @@ class Resumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Restarted:
+    """As Resumed, but the former owner was this same process, which lives: no sign that the call kills workers."""
+
+    TAG: ClassVar[str] = "restarted"
+
+
+@dataclass(frozen=True, slots=True)
 class Withdrawn:
     """The owner stops before it made the call in flight."""
 
@@ -91,11 +98,25 @@ class Broken:
     error: str
 
 
-Event = Started | Succeeded | Unusable | Rejected | Failed | Misconfigured | Due | Resumed | Withdrawn | Broken
+Event = (
+    Started | Succeeded | Unusable | Rejected | Failed | Misconfigured | Due | Resumed | Restarted | Withdrawn | Broken
+)
 
 _TYPES: Final[Mapping[str, type[Event]]] = {
     kind.TAG: kind
-    for kind in (Started, Succeeded, Unusable, Rejected, Failed, Misconfigured, Due, Resumed, Withdrawn, Broken)
+    for kind in (
+        Started,
+        Succeeded,
+        Unusable,
+        Rejected,
+        Failed,
+        Misconfigured,
+        Due,
+        Resumed,
+        Restarted,
+        Withdrawn,
+        Broken,
+    )
 }
 _FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {kind: kind.__slots__ for kind in _TYPES.values()}
 

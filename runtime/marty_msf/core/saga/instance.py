@@ -53,7 +53,7 @@ class Operation:
     calls: int = 1
     #: Some call so far may have had its effect.
     unknown: bool = False
-    #: New owners that found it in flight.
+    #: Processes that ended while it was in flight.
     resumed: int = 0
     #: End of the wait before the next call; None while a call is in flight.
     until_ms: int | None = None

@@ -23,6 +23,7 @@ from marty_msf.core.saga.events import (
     Failed,
     Misconfigured,
     Rejected,
+    Restarted,
     Resumed,
     Started,
     Succeeded,
@@ -75,7 +76,7 @@ def _answered(
     definition: Definition,
     instance: Instance,
     operation: Operation,
-    event: Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Withdrawn,
+    event: Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Restarted | Withdrawn,
     now_ms: int,
 ) -> Transition:
     """What became of the call in flight."""
@@ -88,6 +89,9 @@ def _answered(
         case Rejected(error, random):
             return _rejected(definition, instance, operation, error, random, now_ms)
         case Resumed():
+            met = replace(operation, resumed=operation.resumed + 1)
+            return _resumed(definition, instance, met, now_ms)
+        case Restarted():
             return _resumed(definition, instance, operation, now_ms)
         case Withdrawn():
             waiting = replace(operation, calls=operation.calls - 1, until_ms=now_ms)
@@ -240,7 +244,7 @@ def _due(definition: Definition, instance: Instance, operation: Operation, now_m
 
 
 def _resumed(definition: Definition, instance: Instance, operation: Operation, now_ms: int) -> Transition:
-    again = replace(operation, unknown=True, resumed=operation.resumed + 1)
+    again = replace(operation, unknown=True)
     if again.resumed > RESUME_LIMIT:
         return _parked(
             replace(instance, operation=again),

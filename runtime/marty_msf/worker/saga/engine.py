@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 from uuid import UUID
@@ -14,7 +14,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.lanes import LANES
-from marty_msf.core.saga.events import Event, Resumed, Started, Withdrawn
+from marty_msf.core.saga.events import Event, Restarted, Resumed, Started, Withdrawn
 from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
 from marty_msf.store import saga_instance, saga_wave
@@ -54,11 +54,14 @@ class Engine:
         workers: int,
         ended: Callable[[Live], None],
         broken: Callable[[str, Exception], None],
+        worked: dict[int, int],
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
-        here, `broken` of one that cannot be worked on: it is left as it is, and harms no other.
+        here, `broken` of one that cannot be worked on: it is left as it is, and harms no other. `worked` is kept here
+        and outlives the engine: lane -> epoch in which this process last worked on it.
         """
+        self._worked = worked
         self._pool = pool
         self._resource = resource
         self._definitions = definitions
@@ -132,10 +135,13 @@ class Engine:
         await self.memory.settled()
         pages = [page for lane in sorted(epochs) for page in [await self._load(lane)] if page]
         # Opened only when all is read, and all at once: nobody starts instances in a lane while it is being read.
+        # With the same epoch nobody else had the lane: what is in flight there was ours, and this process lives.
+        ours = frozenset(lane for lane, epoch in epochs.items() if self._worked.get(lane) == epoch)
         for lane, epoch in epochs.items():
             self.memory.open_lane(lane, epoch)
+            self._worked[lane] = epoch
         for page in pages:
-            self._take_up(page)
+            self._take_up(page, ours)
         self.ready.set()
 
     async def drain(self, lanes: Sequence[int]) -> None:
@@ -223,7 +229,7 @@ class Engine:
                 await self._definitions.load({stored.revision for stored in loaded})
                 return loaded
 
-    def _take_up(self, page: Sequence[saga_instance.Stored]) -> None:
+    def _take_up(self, page: Sequence[saga_instance.Stored], ours: Collection[int] = ()) -> None:
         """Bring instances into memory as their journals leave them, and go on with each."""
         for stored in page:
             try:
@@ -247,7 +253,7 @@ class Engine:
             if folded.instance.state is State.PENDING:
                 self._waves.tell(live, Started(stored.started_ms + definition.timeout_ms))
             elif isinstance(folded.command, Call):
-                self._waves.tell(live, Resumed())
+                self._waves.tell(live, Restarted() if live.lane in ours else Resumed())
             elif folded.command is not None:
                 self._waves.obey(live, folded.command)
 

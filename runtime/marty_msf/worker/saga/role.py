@@ -46,6 +46,8 @@ class SagaRole:
         self._reachability = Reachability(context.board, time.time)
         self._routes = Routes(context.pool, context.resource)
         self._engine: Engine | None = None
+        #: Of all engines this role had, see Engine.
+        self._worked: dict[int, int] = {}
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -61,6 +63,7 @@ class SagaRole:
                 workers=self._spec.workers,
                 ended=self._metrics.ended,
                 broken=self._tell_broken,
+                worked=self._worked,
             )
             self._engine = self._routes.engine = engine
             try:

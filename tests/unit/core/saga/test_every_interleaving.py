@@ -17,6 +17,7 @@ from marty_msf.core.saga.events import (
     Failed,
     Misconfigured,
     Rejected,
+    Restarted,
     Resumed,
     Started,
     Succeeded,
@@ -122,7 +123,7 @@ class Player:
             case "crashes_after":
                 self.effect(call)
                 self.doubt(call)
-                self.apply(Resumed())
+                self.apply(Restarted() if self.data.draw(st.booleans()) else Resumed())
                 return
         self.apply(self.answer(call))
 

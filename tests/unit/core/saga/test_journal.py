@@ -13,6 +13,7 @@ from marty_msf.core.saga.events import (
     Failed,
     Misconfigured,
     Rejected,
+    Restarted,
     Resumed,
     Started,
     Succeeded,
@@ -65,7 +66,7 @@ def test_entries_are_written_as_they_are_read() -> None:
         st.builds(Misconfigured, st.text(max_size=9)),
         st.builds(Unusable, st.text(max_size=9)),
         st.builds(Broken, st.text(max_size=9)),
-        st.sampled_from([Due(), Resumed(), Withdrawn()]),
+        st.sampled_from([Due(), Resumed(), Restarted(), Withdrawn()]),
     ),
     body=st.binary(max_size=50),
 )

@@ -13,6 +13,7 @@ from marty_msf.core.saga.events import (
     Failed,
     Misconfigured,
     Rejected,
+    Restarted,
     Resumed,
     Started,
     Succeeded,
@@ -199,6 +200,14 @@ def test_a_call_that_kills_its_workers_is_parked() -> None:
     assert "may kill workers" in instance.error
 
 
+def test_a_restart_inside_the_process_is_no_sign_of_a_call_that_kills_workers() -> None:
+    instance, commands = play(ORDER, *[Restarted()] * (2 * RESUME_LIMIT))
+
+    assert (instance.state, len(calls(ORDER, commands))) == (State.RUNNING, 2 * RESUME_LIMIT + 1)
+    assert instance.operation is not None
+    assert instance.operation.unknown
+
+
 def test_a_withdrawn_call_was_not_made() -> None:
     instance, commands = play(ORDER, Withdrawn(), Due(), NO)
 
@@ -251,6 +260,7 @@ def test_the_answer_of_an_undo_merges_nothing() -> None:
         ((OK, OK, OK), Broken("x")),
         ((Misconfigured("x"),), OK),
         ((UNKNOWN,), Resumed()),
+        ((UNKNOWN,), Restarted()),
     ],
 )
 def test_an_event_that_does_not_fit_is_refused(events: tuple[Event, ...], wrong: Event) -> None:
