@@ -169,7 +169,11 @@ def _progress(observed: Observed) -> str:
 
 
 def _migration_failed(observed: Observed) -> str:
-    return f"The migration Job failed and is tried again: {observed.migration.message or 'see its log'}."
+    job = observed.migration.job
+    return (
+        f"The migration Job {job} failed and is tried again: {observed.migration.message or 'no reason given'}: "
+        f"`kubectl logs job/{job}` has Postgres's own words."
+    )
 
 
 def _first_blocking(workers: Sequence[Worker]) -> Problem | None:

@@ -80,10 +80,11 @@ class MigrationPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """State of the Job that this resource's workers wait for."""
+    """State of the Job that this resource's workers wait for; a failed one has its name and Kubernetes's own words."""
 
     phase: MigrationPhase
     message: str = ""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,8 @@ def migration_state(job: Manifest | None) -> Migration:
     if "Complete" in conditions:
         return Migration(MigrationPhase.DONE)
     if "Failed" in conditions:
-        return Migration(MigrationPhase.FAILED, conditions["Failed"].get("message", ""))
+        failed = conditions["Failed"]
+        return Migration(MigrationPhase.FAILED, failed.get("message", ""), (job or {})["metadata"]["name"])
     return Migration(MigrationPhase.RUNNING)
 
 

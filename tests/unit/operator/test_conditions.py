@@ -13,7 +13,7 @@ from tests.unit.operator.examples import NO_DATABASE, NO_TOPIC, OWNED, POISON, o
 BAD_SPEC = Blocker(Reason.INVALID_SPEC, "spec.steps[0].condition: 'a &&' is no CEL: correct it", stalled=True)
 NO_SECRET = Blocker(Reason.SECRET_NOT_FOUND, "spec.database.urlSecretRef: Secret 'shop-db' does not exist")
 MIGRATING = Migration(MigrationPhase.RUNNING)
-FAILED = Migration(MigrationPhase.FAILED, "BackoffLimitExceeded")
+FAILED = Migration(MigrationPhase.FAILED, "BackoffLimitExceeded", "marty-migrate-0")
 OUTDATED = Problem(reason=ProblemReason.SCHEMA_OUTDATED, message="schema is at 0, needs 4: marty migrate")
 STARTING = Problem(reason=ProblemReason.STARTING, message="first contact")
 
@@ -138,3 +138,9 @@ def test_a_time_changes_exactly_when_a_status_does(names: list[str]) -> None:
             kept = old["lastTransitionTime"] if old else None
             assert condition["lastTransitionTime"] == (kept if same else f"time {second}")
             assert condition["observedGeneration"] == second
+
+
+def test_a_failed_migration_names_the_job_whose_log_tells_why() -> None:
+    ready = verdicts(observed(worker(OUTDATED, ready=False), migration=FAILED))[0]
+    assert "kubectl logs job/marty-migrate-0" in ready.message
+    assert "BackoffLimitExceeded" in ready.message

@@ -88,7 +88,10 @@ def test_pods_that_go_away_do_not_count() -> None:
     [("Complete", MigrationPhase.DONE), ("Failed", MigrationPhase.FAILED), ("Suspended", MigrationPhase.RUNNING)],
 )
 def test_a_job_tells_how_it_stands(condition: str, phase: MigrationPhase) -> None:
-    assert migration_state({"status": {"conditions": [{"type": condition, "status": "True"}]}}).phase is phase
+    job = {"metadata": {"name": "j"}, "status": {"conditions": [{"type": condition, "status": "True"}]}}
+    found = migration_state(job)
+    assert found.phase is phase
+    assert found.job == ("j" if phase is MigrationPhase.FAILED else "")
 
 
 def test_a_missing_job_is_about_to_run() -> None:
