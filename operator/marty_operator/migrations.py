@@ -35,7 +35,8 @@ class Migrations:
         self._hasher = hasher
         self._image = image
         self._now = now
-        #: Jobs seen complete: they are not read again in every pass. Forgetting them costs one call.
+        #: Jobs seen complete: they are not read again in every pass, nor made again once their time to live removed
+        #: them. Forgetting them costs one Job that finds nothing to do.
         self._done: set[tuple[str, str]] = set()
         #: Jobs whose last attempt failed: until one succeeds they count as failed, or the conditions would flap.
         self._failed: dict[tuple[str, str], Migration] = {}

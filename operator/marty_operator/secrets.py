@@ -68,6 +68,11 @@ async def read_reference(cluster: Cluster, namespace: str, reference: SecretKeyR
             f"{path}: Secret {reference.name!r} does not exist in namespace {namespace!r}: create it or correct the name",
         )
     text = value(found, reference.key)
+    if not text and reference.key in (found.get("data") or {}):
+        return Blocker(
+            Reason.SECRET_KEY_MISSING,
+            f"{path}: key {reference.key!r} of Secret {reference.name!r} is empty or no UTF-8 text: correct its value",
+        )
     if not text:
         keys = ", ".join(sorted(found.get("data") or {})) or "none"
         return Blocker(

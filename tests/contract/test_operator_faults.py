@@ -12,6 +12,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,38 @@ async def test_a_settled_resource_is_not_written_again(space: Space, private: Op
         # Three more passes read the resource; none of them has anything to write.
         await eventually(lambda: reads(private.proxy, passes), lambda count: count >= 3, seconds=60, every=0.2)
         assert [call.path for call in private.proxy.calls[passes:] if call.method != "GET"] == []
+
+
+async def test_a_finished_migration_is_not_made_again_when_its_job_is_gone(space: Space, private: Operator) -> None:
+    async with private.running():
+        await space.apply("OutboxRelay", "orders", spec("OutboxRelay", space, ""))
+        (job,) = await eventually(lambda: space.names("job"), bool, seconds=30)
+        await finish(space, job)
+        await space.until_condition("OutboxRelay", "orders", "Reconciling", "True", "RollingOut", seconds=30)
+        await space.kubectl("delete", "job", job)
+        passes = len(private.proxy.calls)
+        await eventually(lambda: reads(private.proxy, passes), lambda count: count >= 3, seconds=60, every=0.2)
+        assert await space.names("job") == set()
+
+
+async def finish(space: Space, job: str) -> None:
+    """Write the status that the Job controller would write."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    true = {"status": "True", "lastProbeTime": now, "lastTransitionTime": now}
+    conditions = [{"type": type_, **true} for type_ in ("SuccessCriteriaMet", "Complete")]
+    status = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": conditions}
+    patch = json.dumps({"status": status})
+    await space.kubectl("patch", "job", job, "--subresource=status", "--type=merge", "-p", patch)
+
+
+async def test_an_empty_secret_key_is_called_empty(space: Space, private: Operator) -> None:
+    await space.write_secret("empty", "uri", "")
+    async with private.running():
+        await space.apply("OutboxRelay", "orders", idle(space, database={"urlSecretRef": {"name": "empty"}}))
+        found = await space.until_condition(
+            "OutboxRelay", "orders", "Reconciling", "True", "SecretKeyMissing", seconds=30
+        )
+        assert "key 'uri' of Secret 'empty' is empty" in found["message"]
 
 
 async def reads(proxy: ApiProxy, since: int) -> int:

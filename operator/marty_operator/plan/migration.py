@@ -7,9 +7,13 @@ from marty_operator.plan import pod
 from marty_operator.plan.labels import MANAGED_BY, OPERATOR
 from marty_operator.resource import Manifest
 
-#: Attempts before the Job counts as failed; the operator then deletes and makes it again, so no failure is final.
-BACKOFF_LIMIT: Final = 2
+#: One attempt: the operator deletes a failed Job and makes it again, so no failure is final and no pods pile up.
+BACKOFF_LIMIT: Final = 0
 WAIT_SECONDS: Final = 60
+#: Also of a Job whose pod cannot start: time to pull the image on a slow network, to wait for the database, to migrate.
+DEADLINE_SECONDS: Final = 900
+#: Nobody owns the Job, so it goes by itself. A success is remembered by the operator; done again it finds nothing to do.
+KEEP_SECONDS: Final = 600
 
 
 def migration_name(digest: str) -> str:
@@ -18,7 +22,7 @@ def migration_name(digest: str) -> str:
 
 
 def migration_job(namespace: str, name: str, secret: SecretKeyRef, image: pod.RuntimeImage) -> Manifest:
-    """Has no time to live: a finished Job is the record that this image's schema is there."""
+    """Ends by itself and goes by itself: also when every resource that needed it is gone."""
     labels = {
         MANAGED_BY: OPERATOR,
         "app.kubernetes.io/name": "marty-migrate",
@@ -30,6 +34,8 @@ def migration_job(namespace: str, name: str, secret: SecretKeyRef, image: pod.Ru
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
         "spec": {
             "backoffLimit": BACKOFF_LIMIT,
+            "activeDeadlineSeconds": DEADLINE_SECONDS,
+            "ttlSecondsAfterFinished": KEEP_SECONDS,
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {

@@ -117,10 +117,11 @@ def test_the_same_spec_gives_the_same_manifests() -> None:
     assert objects(desired()) == objects(desired())
 
 
-def test_the_migration_job_is_shared_and_owned_by_nobody() -> None:
+def test_the_migration_job_is_shared_owned_by_nobody_and_goes_by_itself() -> None:
     job = migration_job("shop", migration_name("abcdef0123456789ff"), SecretKeyRef(name="shop-db"), IMAGE)
     assert job["metadata"]["name"] == "marty-migrate-abcdef0123456789"
     assert "ownerReferences" not in job["metadata"]
-    assert "ttlSecondsAfterFinished" not in job["spec"]
+    limits = {name: job["spec"][name] for name in ("backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")}
+    assert limits == {"backoffLimit": 0, "activeDeadlineSeconds": 900, "ttlSecondsAfterFinished": 600}
     assert template(job)["spec"]["containers"][0]["args"][0] == "migrate"
     assert labels.NAME not in job["metadata"]["labels"], "its pods must not count as workers"
