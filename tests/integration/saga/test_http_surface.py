@@ -95,6 +95,17 @@ async def test_a_bad_start_is_refused_with_path_and_remedy(
     assert await conn.fetchval("SELECT count(*) FROM marty.saga_instance") == 0
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(
+    client: TestClient[Any, Any], conn: asyncpg.Connection, encoding: str
+) -> None:
+    body = b"\x1f\x8b\x08\x00junkjunk"
+    answer = await client.post("/v1/sagas", data=body, headers={**TOKEN, "Content-Encoding": encoding}, compress=False)
+
+    assert answer.status == 400
+    assert (await answer.json())["error"].startswith("body: is not encoded")
+
+
 async def test_unknown_instances_and_missing_tokens_are_told(client: TestClient[Any, Any]) -> None:
     assert (await client.get("/v1/sagas/nonsense", headers=TOKEN)).status == 400
     unknown = "018f0000-0000-7000-8000-000000000000"

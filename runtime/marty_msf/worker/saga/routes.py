@@ -35,6 +35,8 @@ class Routes:
         """201 with the new instance's id, 200 with the existing one's; answered once it is durable."""
         try:
             body = orjson.loads(await request.read())
+        except web.RequestPayloadError:
+            return _error(400, "body: is not encoded as its Content-Encoding says: send plain JSON")
         except orjson.JSONDecodeError as error:
             return _error(400, f"body: is no JSON ({error}): send a JSON object")
         problem = _problem(body)
