@@ -9,8 +9,9 @@ from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
 from marty_msf.core.windows import BEGINNING, Position, Positions, Snapshot
 from marty_msf.store.leases import fence
 
-#: A relay that is gone without leaving (kill -9, lost node) is replaced by another resource after this time.
-OWNER_TTL_SECONDS: Final = 15
+#: A relay of another name takes the outbox over when no worker of the owner was seen for so long. An owner that stops
+#: gives nothing up: its pods come and go with every change, and whoever was second must not slip in between.
+OWNER_TTL_SECONDS: Final = 60
 
 OWN: Final = """
 INSERT INTO marty.outbox_owner AS o (resource, expires_at)
@@ -31,20 +32,9 @@ async def own(conn: Connection, resource: str) -> None:
         owner = await conn.fetchval(OWNER)
         raise OutboxOwned(
             f"the outbox of this database is published by OutboxRelay {owner}, so {resource} stays idle: "
-            "delete one of the two, or give it another database"
+            f"delete one of the two, or give it another database; when {owner} is deleted, {resource} takes over at most "
+            f"{OWNER_TTL_SECONDS} s after its last worker ended"
         )
-
-
-DISOWN: Final = """
-DELETE FROM marty.outbox_owner
- WHERE resource = $1
-   AND NOT EXISTS (SELECT 1 FROM marty.worker WHERE scope = $2 AND expires_at > clock_timestamp())
-"""
-
-
-async def disown(conn: Connection, resource: str, scope: str) -> None:
-    """Leave the outbox free at once, unless other workers of the same relay are alive."""
-    await conn.execute(DISOWN, resource, scope)
 
 
 START: Final = """

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 #: The first wait after work; it doubles up to spec.pollingIntervalMs, so that a live stream is read at once.
 FIRST_IDLE_SECONDS: Final = 0.005
-OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 3
+OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 12
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
 
@@ -102,9 +102,6 @@ class RelayRole:
             raise first_error(group) from group
         finally:
             self._show_lanes(0)
-        with translate():
-            async with self._context.pool.acquire() as conn:
-                await outbox_position.disown(conn, self._context.resource, self._scope)
 
     async def totals(self) -> RelayTotals:
         """See Role.totals."""
