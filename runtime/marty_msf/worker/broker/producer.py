@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final, Protocol, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from marty_msf.core.cloudevents import Headers
 from marty_msf.core.errors import BrokerUnavailable, PoisonEvent, TopicUnavailable
@@ -29,6 +30,7 @@ class Sent:
     """One record batch on its way."""
 
     topic: str
+    partition: int
     records: int
     bytes: int
     acknowledged: "asyncio.Future[Any]"
@@ -61,6 +63,25 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
             sending.cancel()
             await asyncio.wait({sending}, timeout=CLOSE_SECONDS)
         await self.client.close()
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing more is sent."""
+        return bool(self._sender.sender_task.done() or self._sender.sender_task.cancelling())
+
+    def halt(self) -> None:
+        """Send nothing more: the broker would take the batches behind a refused one, and so lose their order."""
+        if not self.halted:
+            self._sender.sender_task.add_done_callback(self._fail_rest)
+            self._sender.sender_task.cancel()
+
+    def _fail_rest(self, _: "asyncio.Future[None]") -> None:
+        waiting = self._message_accumulator
+        rest = [*chain.from_iterable(waiting._batches.values()), *waiting._pending_batches]
+        waiting.fail_all(KafkaError("not sent: a batch before was refused"))
+        for batch in rest:
+            # Nobody may be waiting for it: asked for once, so that asyncio does not call it forgotten.
+            batch._drain_waiter.exception()
 
 
 class KafkaProducer:
@@ -104,7 +125,10 @@ class KafkaProducer:
                 return {topic: await self._client.describe(topic) for topic in topics}
 
     async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]:
-        """Hand messages to the broker, in order per partition; returns before they are acknowledged."""
+        """Hand messages to the broker, in order per partition; returns before they are acknowledged.
+
+        When the broker refuses a batch meanwhile, what comes behind it is not sent and not in the answer.
+        """
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
         with translate(self._servers):
@@ -112,7 +136,12 @@ class KafkaProducer:
                 while waiting:
                     # One batch of each partition at a time: a partition takes the next one when its first is on its way.
                     for (topic, partition), batches in list(waiting.items()):
-                        sent.append(await self._send_batch(batches.pop(0), topic, partition))
+                        try:
+                            sent.append(await self._send_batch(batches.pop(0), topic, partition))
+                        except KafkaError:
+                            if sent and self._client.halted:
+                                return sent
+                            raise
                         if not batches:
                             del waiting[topic, partition]
         return sent
@@ -161,14 +190,19 @@ class KafkaProducer:
         batch.close()
         future = await self._client.send_batch(batch, topic, partition=partition)
         self._unacknowledged.add(future)
-        future.add_done_callback(self._unacknowledged.discard)
-        return Sent(topic, records, size, future)
+        future.add_done_callback(self._decided)
+        return Sent(topic, partition, records, size, future)
+
+    def _decided(self, future: "asyncio.Future[Any]") -> None:
+        self._unacknowledged.discard(future)
+        if not future.cancelled() and future.exception() is not None:
+            self._client.halt()
 
     def _too_large(self, batch: Sent) -> BrokerUnavailable | PoisonEvent:
         if batch.records == 1:
             return PoisonEvent(
                 f"an event of {batch.bytes} bytes is over what Kafka topic {batch.topic!r} takes: raise its "
-                "max.message.bytes; the events behind it wait"
+                "max.message.bytes; its lane waits"
             )
         self._batch_bytes[batch.topic] = batch.bytes // 2
         return BrokerUnavailable(

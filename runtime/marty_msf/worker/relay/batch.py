@@ -13,8 +13,10 @@ from marty_msf.worker.broker.producer import Message, Partition
 
 #: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time (store.outbox).
 Row = Sequence[Any]
+ID = 0
 LANE = 1
 TOPIC = 3
+AGGREGATE_ID = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Batch:
 
     rows: Sequence[Row]
     after: Positions
+    #: Where the lanes, and perhaps others, stand before it, their window opened.
+    start: Positions
 
     def without(self, lanes: AbstractSet[int]) -> "Batch":
         """The same batch for the other lanes."""
@@ -42,9 +46,44 @@ class Batch:
         """The lanes that have a row for one of these topics."""
         return {row[LANE] for row in self.rows if row[TOPIC] in topics}
 
-    def per_lane(self) -> Mapping[int, int]:
-        """Number of rows of each lane."""
-        return Counter(row[LANE] for row in self.rows)
+    def settled(self, lost: AbstractSet[int]) -> "Settled":
+        """What is published when the rows with these ids are not: each lane up to the first of them."""
+        stopped: set[int] = set()
+        positions = dict(self.after)
+        published: Counter[int] = Counter()
+        last: dict[int, int] = {}
+        for row in self.rows:
+            lane = row[LANE]
+            if lane in stopped:
+                continue
+            if row[ID] not in lost:
+                published[lane] += 1
+                last[lane] = row[ID]
+                continue
+            stopped.add(lane)
+            del positions[lane]
+            if lane in last:
+                positions[lane] = self.start[lane].within(last[lane])
+        return Settled(positions, published, stopped)
+
+    def all_settled(self) -> "Settled":
+        """All of it is published."""
+        return Settled(self.after, Counter(row[LANE] for row in self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What of a batch is published."""
+
+    positions: Positions
+    published: Mapping[int, int]
+    #: Lanes with a row that is not.
+    stopped: AbstractSet[int] = frozenset()
+
+    def without(self, lanes: AbstractSet[int]) -> "Settled":
+        """The same without these lanes: an earlier row of theirs is not published."""
+        positions = {lane: position for lane, position in self.positions.items() if lane not in lanes}
+        return replace(self, positions=positions)
 
 
 def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> list[Batch]:
@@ -56,7 +95,7 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
     for first in range(0, len(rows), size):
         part = rows[first : first + size]
         last = first + size >= len(rows)
-        batches.append(Batch(part, end if last else _within(start, part[-1][0])))
+        batches.append(Batch(part, end if last else _within(start, part[-1][ID]), start))
     return batches
 
 
@@ -87,3 +126,12 @@ class Encoder:
             else:
                 messages[partition] = [message]
         return messages
+
+    def placed(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Row]]:
+        """The rows behind the messages of `encode`, in the same order."""
+        found: dict[Partition, list[Row]] = {}
+        for row in rows:
+            topic = row[TOPIC]
+            partition = (topic, self._partitioner.partition(row[AGGREGATE_ID].encode(), partitions[topic]))
+            found.setdefault(partition, []).append(row)
+        return found

@@ -4,28 +4,33 @@ Order: rows of a window are sent in id order by one producer session, a batch's 
 its acknowledgements and after the positions of the batches before it. After any doubt everything unacknowledged is sent
 again in the same order. A crash between acknowledgement and position repeats events with the same ids, never loses one.
 
-A lane with an event for a missing or forbidden topic waits by itself with its position; the other lanes go on. An event
-that is too large for its topic stops the whole relay, because only the broker knows and tells so late.
+A lane with an event for a missing or forbidden topic, or with one that is too large for its topic, waits by itself with
+its position; the other lanes go on. Only the broker knows what is too large, and its refusal ends the producer session:
+what it acknowledged is marked first, up to the refused event, so that trying it again sends nothing twice.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import asyncpg
 
+from marty_msf.core.errors import BrokerUnavailable, PoisonEvent, TopicUnavailable
 from marty_msf.core.windows import Position
 from marty_msf.store import outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.producer import Producer, Sent
 from marty_msf.worker.groups import first_error
-from marty_msf.worker.relay.batch import Batch, Encoder, split
+from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, Settled, split
 from marty_msf.worker.relay.reading import Reading, read
 
 #: Batches sent and not yet settled at most; a crash repeats at most these.
 IN_FLIGHT: Final = 8
+#: After a refusal, the wait for the acknowledgements of what was on its way; longer than the producer itself waits.
+SALVAGE_SECONDS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,10 @@ class Pass:
     blocked: int
     #: The topics they wait for, until one is seen to be there.
     missing_topics: Collection[str]
+    #: Why lanes wait whose next event is too large, until it is published.
+    refused: Collection[PoisonEvent] = ()
+    #: The producer's session is over: call `restart`.
+    spoiled: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +73,8 @@ class _Flight:
 
     batch: Batch
     lanes: Mapping[int, _Lane]
+    #: Number of partitions of each topic.
+    partitions: Mapping[str, int]
     #: None while it is being handed over.
     sent: Sequence[Sent] | None = None
 
@@ -102,6 +113,9 @@ class Relay:
         self._lanes: dict[int, _Lane] = {}
         self._work = _Work()
         self._missing: set[str] = set()
+        #: Lane -> why its next event is refused.
+        self._refused: dict[int, PoisonEvent] = {}
+        self._spoiled = False
         self._settled = asyncio.Condition()
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
@@ -125,40 +139,43 @@ class Relay:
         for lane, state in mine.items():
             if self._lanes.get(lane) is state:
                 del self._lanes[lane]
+                self._refused.pop(lane, None)
         self._missing.clear()  # what is still ours is noticed again
 
     def dropped(self, lanes: Sequence[int]) -> None:
         """Forget these lanes; what is in flight of them writes no position."""
         for lane in lanes:
             self._lanes.pop(lane, None)
+            self._refused.pop(lane, None)
         self._missing.clear()  # what is still ours is noticed again
         self._drop_ready(set(lanes))
 
     async def restart(self, producer: Producer) -> None:
         """After an error of the broker: send with a new producer, from the stored positions on."""
         self._producer = producer
+        self._spoiled = False
         await self.forget()
 
     async def forget(self) -> None:
         """Forget what was read or sent and not settled: the stored positions are where everything goes on."""
-        self.unblock()
         self._missing.clear()
-        for state in self._lanes.values():
+        for lane, state in self._lanes.items():
+            state.blocked = lane in self._refused
             state.sent = state.read = state.stored
         async with self._settled:
             self._work = _Work()
             self._settled.notify_all()
 
     def unblock(self) -> None:
-        """Try the lanes again that wait for a topic."""
+        """Try the lanes again that wait for a topic or for its limit."""
         for state in self._lanes.values():
             state.blocked = False
 
     async def run_once(self) -> Pass:
         """One step of the pipeline: settle what was sent before, send what is ready and read on, all at once.
 
-        Raises BrokerUnavailable, TopicUnavailable, PoisonEvent (call `restart` before the next pass), LeaseLost (no
-        position was written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
+        Raises BrokerUnavailable, TopicUnavailable (call `restart` before the next pass), LeaseLost (no position was
+        written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -168,15 +185,20 @@ class Relay:
             raise first_error(group) from group
         found = reading is not None and reading.result()
         moved, published = moving.result()
+        if self._spoiled:
+            await self.forget()
         idle = not (found or moved or self._work.flights)
         blocked = sum(state.blocked for state in self._lanes.values())
         if idle and not blocked:
             self._missing.clear()
+            self._refused.clear()
         return Pass(
             published=published,
             idle=idle,
             blocked=blocked,
             missing_topics=frozenset(self._missing),
+            refused=tuple(self._refused.values()),
+            spoiled=self._spoiled,
         )
 
     async def finish(self) -> int:
@@ -184,6 +206,9 @@ class Relay:
         published = 0
         while self._work.flights:
             published += await self._settle()
+            if self._spoiled:
+                published += await self._salvage()
+                await self.forget()
         return published
 
     @property
@@ -192,15 +217,17 @@ class Relay:
         return self._lanes.keys()
 
     async def _read(self) -> bool:
-        """Read the next window, or the next part of an open one; False when there was nothing."""
+        """Read the next window, or the next part of an open one; False when nothing new is to be seen."""
         states = {lane: state for lane, state in self._lanes.items() if not (state.draining or state.blocked)}
         if not states:
             return False
         with translate():
             async with self._pool.acquire() as conn:
                 found = await read(conn, {lane: state.read for lane, state in states.items()}, self._prefetch)
+        was_open = any(states[lane].read.next is not None for lane in found.after)
         self._take(found, {lane: states[lane] for lane in found.after})
-        return bool(found.rows)
+        # Closing a window is progress too: the next one may have rows.
+        return was_open or bool(found.rows)
 
     def _take(self, found: Reading, states: Mapping[int, _Lane]) -> None:
         """Queue what was read, but for lanes that were lost, drained or blocked meanwhile."""
@@ -224,13 +251,16 @@ class Relay:
                 if self._work.ready:
                     tasks.create_task(self._send_ready(settling))
             published += settling.result() if settling else 0
+            if self._spoiled:
+                published += await self._salvage()
+                break
             if reading is None or reading.done():
                 break
         return moved, published
 
     async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
         """Send what is ready; while a position is being written there is time to send more than one batch."""
-        while len(self._work.flights) < IN_FLIGHT and await self._send():
+        while not self._spoiled and len(self._work.flights) < IN_FLIGHT and await self._send():
             if settling is None or settling.done():
                 return
 
@@ -247,7 +277,7 @@ class Relay:
             return True
         batch = self._work.ready.popleft()
         # Before the first byte leaves: who drains a lane must wait for this batch.
-        flight = _Flight(batch, {lane: self._lanes[lane] for lane in batch.after})
+        flight = _Flight(batch, {lane: self._lanes[lane] for lane in batch.after}, partitions)
         self._work.flights.append(flight)
         for lane, state in flight.lanes.items():
             state.sent = batch.after[lane]
@@ -276,27 +306,66 @@ class Relay:
         for flight in tuple(work.flights):
             if flight.sent is None or (done and not all(sent.acknowledged.done() for sent in flight.sent)):
                 break
-            await self._producer.acknowledged(flight.sent)
+            try:
+                await self._producer.acknowledged(flight.sent)
+            except PoisonEvent:
+                self._spoiled = True
+                break
             done.append(flight)
-        published = await self._store(done)
+        published = await self._store([(flight, flight.batch.all_settled()) for flight in done])
         async with self._settled:
             for _ in done:
                 work.flights.popleft()
             self._settled.notify_all()
         return published
 
-    async def _store(self, done: Sequence[_Flight]) -> int:
+    async def _salvage(self) -> int:
+        """After a refusal: mark what was acknowledged, up to the first event of each lane that was not."""
+        flights = tuple(self._work.flights)
+        if waiting := [sent.acknowledged for flight in flights for sent in flight.sent or ()]:
+            await asyncio.wait(waiting, timeout=SALVAGE_SECONDS)
+        stopped: set[int] = set()
+        done: list[tuple[_Flight, Settled]] = []
+        refused: dict[int, PoisonEvent] = {}
+        for flight in flights:
+            lost = await self._lost(flight, refused)
+            settled = flight.batch.settled(lost)
+            done.append((flight, settled.without(stopped)))
+            stopped |= settled.stopped
+        published = await self._store(done)
+        self._refused.update((lane, error) for lane, error in refused.items() if lane in self._lanes)
+        return published
+
+    async def _lost(self, flight: _Flight, refused: dict[int, PoisonEvent]) -> set[int]:
+        """Ids of the rows that are not acknowledged; lanes whose event is too large are added to `refused`."""
+        lost = {row[ID] for row in flight.batch.rows}
+        rows = {tp: iter(part) for tp, part in self._encoder.placed(flight.batch.rows, flight.partitions).items()}
+        for sent in flight.sent or ():
+            part = list(islice(rows[sent.topic, sent.partition], sent.records))
+            if not sent.acknowledged.done():
+                continue
+            try:
+                await self._producer.acknowledged([sent])
+            except PoisonEvent as error:
+                refused.setdefault(part[0][LANE], error)
+            except (BrokerUnavailable, TopicUnavailable):
+                continue
+            else:
+                lost.difference_update(row[ID] for row in part)
+        return lost
+
+    async def _store(self, done: Sequence[tuple[_Flight, Settled]]) -> int:
         """Write the positions behind acknowledged batches for the lanes that are still ours since they were read."""
         lanes: dict[int, _Lane] = {}
         positions: dict[int, Position] = {}
         published: dict[int, int] = {}
-        for flight in done:
-            counts = flight.batch.per_lane()
-            for lane, state in flight.lanes.items():
+        for flight, settled in done:
+            for lane, position in settled.positions.items():
+                state = flight.lanes[lane]
                 if self._lanes.get(lane) is state:
                     lanes[lane] = state
-                    positions[lane] = flight.batch.after[lane]
-                    published[lane] = published.get(lane, 0) + counts.get(lane, 0)
+                    positions[lane] = position
+                    published[lane] = published.get(lane, 0) + settled.published.get(lane, 0)
         if not lanes:
             return 0
         epochs = {lane: state.epoch for lane, state in lanes.items()}
@@ -307,4 +376,6 @@ class Relay:
                 )
         for lane, state in lanes.items():
             state.stored = positions[lane]
+            if published[lane]:
+                self._refused.pop(lane, None)
         return sum(published.values())

@@ -10,7 +10,7 @@ from typing import Final
 
 from aiohttp import web
 
-from marty_msf.core.errors import BrokerUnavailable, LeaseLost, PoisonEvent, TopicUnavailable
+from marty_msf.core.errors import BrokerUnavailable, LeaseLost, TopicUnavailable
 from marty_msf.core.lanes import LANES
 from marty_msf.core.resources.outbox_relay import RelayRetry
 from marty_msf.core.worker_config import RelayConfig
@@ -33,10 +33,12 @@ FIRST_IDLE_SECONDS: Final = 0.005
 OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 12
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
+#: Events that are too large, in the problem's text.
+CAUSES_SHOWN: Final = 3
 
 
 class _TopicRetry:
-    """When the lanes that wait for a topic are tried again; the other lanes go on meanwhile."""
+    """When the lanes that wait for a topic or its limit are tried again; the other lanes go on meanwhile."""
 
     def __init__(self, retry: RelayRetry) -> None:
         self._backoff = Backoff(retry.backoff_ms / 1000, retry.max_backoff_ms / 1000)
@@ -44,7 +46,7 @@ class _TopicRetry:
 
     def due(self, done: Pass, now: float) -> bool:
         """Whether now is the time; `now` is in seconds of a monotonic clock."""
-        if not done.missing_topics:
+        if not (done.missing_topics or done.refused):
             self._at = None
             self._backoff.reset()
             return False
@@ -125,17 +127,19 @@ class RelayRole:
         finished: asyncio.Event,
     ) -> None:
         """Pump until `stop`; after an error of Kafka wait and go on with a new producer where the last one stopped."""
+        topics = _TopicRetry(self._spec.retry)
         try:
             while producer is not None:
                 try:
-                    await self._pump(relay, owner, backoff, stop)
-                except (BrokerUnavailable, TopicUnavailable, PoisonEvent) as error:
+                    finished_all = await self._pump(relay, owner, backoff, topics, stop)
+                except (BrokerUnavailable, TopicUnavailable) as error:
                     self._board.report_error(error)
                     await relay.forget()
                     await pause(stop, backoff.next())
                 else:
-                    await self._finish(relay)
-                    return
+                    if finished_all:
+                        await self._finish(relay)
+                        return
                 finally:
                     await producer.stop()
                 producer = await self._connected(stop, backoff)
@@ -154,9 +158,11 @@ class RelayRole:
         except (TimeoutError, LeaseLost) as error:
             logger.warning("events in flight were not marked at the end, so they are sent again: %s", error)
 
-    async def _pump(self, relay: Relay, owner: LaneOwner, backoff: Backoff, stop: asyncio.Event) -> None:
+    async def _pump(
+        self, relay: Relay, owner: LaneOwner, backoff: Backoff, topics: _TopicRetry, stop: asyncio.Event
+    ) -> bool:
+        """True at `stop`, False when the producer's session is over."""
         idle_seconds = FIRST_IDLE_SECONDS
-        topics = _TopicRetry(self._spec.retry)
         while not stop.is_set():
             try:
                 done = await relay.run_once()
@@ -172,11 +178,14 @@ class RelayRole:
             self._report(done, owner)
             if topics.due(done, time.monotonic()):
                 relay.unblock()
+            if done.spoiled:
+                return False
             if not done.idle:
                 idle_seconds = FIRST_IDLE_SECONDS
                 continue
             await pause(stop, idle_seconds)
             idle_seconds = min(idle_seconds * 2, self._spec.polling_interval_ms / 1000)
+        return True
 
     def _report(self, done: Pass, owner: LaneOwner) -> None:
         if done.missing_topics:
@@ -187,10 +196,17 @@ class RelayRole:
                 f"{done.blocked} of {LANES} lanes wait for it, no event is lost",
                 blocking=False,
             )
+        if done.refused:
+            causes = "; ".join(sorted(set(map(str, done.refused)))[:CAUSES_SHOWN])
+            self._board.report(
+                ProblemReason.POISON_EVENT, f"{len(done.refused)} of {LANES} lanes wait: {causes}", blocking=False
+            )
         if owner.ready.is_set():
             over = {problem.reason for problem in self._board.current()}
             if done.missing_topics:
                 over.discard(ProblemReason.TOPIC_UNAVAILABLE)
+            if done.refused:
+                over.discard(ProblemReason.POISON_EVENT)
             if over:
                 self._board.clear(*over)
 
