@@ -49,7 +49,7 @@ def first_sight() -> list[Verdict]:
 
 
 def ready(observed: Observed) -> Verdict:
-    """True as long as a good revision runs (or none is asked for), whatever else is wrong."""
+    """True as long as a good revision runs and does what it asks for (or none is asked for), whatever else is wrong."""
     blocker, working = observed.blocker, observed.working
     if observed.replicas == 0 and observed.revision:
         return _nothing_runs(observed)
@@ -136,6 +136,8 @@ def merged(
 def _works(observed: Observed) -> Verdict:
     if observed.state is RunState.PAUSED and observed.blocker is None:
         return Verdict(READY, "True", Reason.PAUSED, "The workers are paused as asked; all work waits, none is lost.")
+    if observed.unmet:
+        return Verdict(READY, "False", observed.unmet.reason, observed.unmet.message)
     message = f"{len(observed.working)} of {observed.replicas} workers are ready."
     problem = next((p for w in observed.workers for p in w.problems), None)
     if problem:

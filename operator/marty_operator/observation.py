@@ -162,6 +162,11 @@ class Observed:
         return [worker for worker in self.workers if worker.pod.ready and worker.blocking is None]
 
     @property
+    def unmet(self) -> Problem | None:
+        """The first problem because of which workers that work do not do all that was asked."""
+        return next((p for worker in self.working for p in worker.problems if p.unmet), None)
+
+    @property
     def silent(self) -> list[Worker]:
         """Workers that are ready but do not answer the operator."""
         return [worker for worker in self.workers if worker.pod.ready and worker.report is None]
@@ -184,6 +189,7 @@ class Observed:
             and self.rolled_out
             and self.migration.phase is MigrationPhase.DONE
             and len(self.working) == self.replicas
+            and self.unmet is None
         )
 
 

@@ -43,11 +43,16 @@ STALLED_REASONS = frozenset(
 
 
 class Problem(Model):
-    """One reason with a sentence that names value and remedy. `blocking`: the worker can do no work at all until it is gone."""
+    """One reason with a sentence that names value and remedy.
+
+    `blocking`: the worker can do no work at all until it is gone. `unmet`: it does work, and its pod gets requests, but
+    something that the spec asks for stands still: the resource is not Ready.
+    """
 
     reason: ProblemReason
     message: str = Field(max_length=2000)
     blocking: bool = True
+    unmet: bool = False
 
 
 class Local(Model):

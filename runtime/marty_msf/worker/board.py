@@ -47,9 +47,9 @@ class Board:
     def __init__(self) -> None:
         self._problems: dict[ProblemReason, Problem] = {}
 
-    def report(self, reason: ProblemReason, message: str, *, blocking: bool = True) -> None:
-        """Put a problem up. `blocking`: nothing can be done until it is gone (not ready)."""
-        problem = Problem(reason=reason, message=message[:2000], blocking=blocking)
+    def report(self, reason: ProblemReason, message: str, *, blocking: bool = True, unmet: bool = False) -> None:
+        """Put a problem up. `blocking`: nothing can be done until it is gone (not ready). `unmet`: see Problem."""
+        problem = Problem(reason=reason, message=message[:2000], blocking=blocking, unmet=unmet)
         if self._problems.get(reason) != problem:
             logger.warning("%s: %s", reason.value, message)
         self._problems[reason] = problem

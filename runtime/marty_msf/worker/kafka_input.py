@@ -34,7 +34,7 @@ class KafkaInput:
     """One consumer over `topics`: one task runs `run`, another one calls everything else.
 
     Problems with Kafka (broker, topic, lost position) go to the board and are retried here for ever; `blocking` says
-    whether they stop all work of this worker. Only DatabaseUnavailable and SchemaOutdated are raised.
+    whether they stop all work of this worker; else it has other work, and the problems are told as unmet. Only DatabaseUnavailable and SchemaOutdated are raised.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class KafkaInput:
             try:
                 await self._serve(stop)
             except BrokerUnavailable as error:
-                self._report(ProblemReason.BROKER_UNAVAILABLE, [error], blocking=self._blocking)
+                self._report(ProblemReason.BROKER_UNAVAILABLE, [error], stopped=True)
                 self.looked.set()
                 await pause(stop, RETRY_SECONDS)
 
@@ -172,10 +172,11 @@ class KafkaInput:
     async def _look(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
         """Follow what became of the topics: own the partitions that are there, say what is missing."""
         found = await consumer.describe(self._topics)
-        self._report(ProblemReason.BROKER_UNAVAILABLE, [], blocking=self._blocking)
+        self._report(ProblemReason.BROKER_UNAVAILABLE, [], stopped=False)
         missing = [answer for answer in found.values() if isinstance(answer, TopicUnavailable)]
-        blocking = self._blocking and len(missing) == len(found)
-        self._report(ProblemReason.TOPIC_UNAVAILABLE, missing, blocking=blocking)
+        # A topic beside the work stands for something of its own, a trigger; one input of several is not missed alone.
+        stopped = len(missing) == len(found) or not self._blocking
+        self._report(ProblemReason.TOPIC_UNAVAILABLE, missing, stopped=stopped)
         for topic in self._topics:
             answer = found[topic]
             wanted: Sequence[int] = () if isinstance(answer, TopicUnavailable) else answer
@@ -248,15 +249,16 @@ class KafkaInput:
 
     def _report_stopped(self) -> None:
         """The other partitions flow on, so only a worker with nothing else to read is blocked."""
-        state, blocking = self._partitions, self._blocking and self._partitions.all_stand_still
-        self._report(ProblemReason.POSITION_LOST, [error for _, error in state.lost.values()], blocking=blocking)
-        self._report(ProblemReason.POISON_EVENT, [error for _, error in state.held.values()], blocking=blocking)
+        state, stopped = self._partitions, self._partitions.all_stand_still
+        self._report(ProblemReason.POSITION_LOST, [error for _, error in state.lost.values()], stopped=stopped)
+        self._report(ProblemReason.POISON_EVENT, [error for _, error in state.held.values()], stopped=stopped)
 
-    def _report(self, reason: ProblemReason, errors: Sequence[MartyError], *, blocking: bool) -> None:
+    def _report(self, reason: ProblemReason, errors: Sequence[MartyError], *, stopped: bool) -> None:
         """Show the errors as one problem, or take down what was shown here; the role has problems of its own."""
         if errors:
             self._shown.add(reason)
-            self._context.board.report(reason, "; ".join(map(str, errors)), blocking=blocking)
+            blocking, unmet = stopped and self._blocking, stopped and not self._blocking
+            self._context.board.report(reason, "; ".join(map(str, errors)), blocking=blocking, unmet=unmet)
         elif reason in self._shown:
             self._shown.discard(reason)
             self._context.board.clear(reason)

@@ -8,6 +8,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from marty_msf.core.worker_status import ProblemReason, WorkerStatus
 from tests.integration.saga.sagas import ended
 from tests.support.processes import free_port, running
 from tests.support.waiting import eventually
@@ -85,3 +86,43 @@ async def _start(client: aiohttp.ClientSession, key: str) -> int | None:
             return answer.status
     except aiohttp.ClientError:
         return None
+
+
+async def test_a_trigger_that_cannot_be_read_is_unmet_while_http_starts_go_on(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    spec = {
+        "database": {"urlSecretRef": {"name": "db"}, "poolSize": 2},
+        "kafka": {"bootstrapServers": "127.0.0.1:1"},
+        "steps": [{"name": "reserve", "service": "127.0.0.1:1", "action": "reserve"}],
+        "triggers": [{"kafka": {"topic": "orders", "eventType": "order_created"}}],
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"role": "saga", "namespace": "shop", "name": "orders", "spec": spec}))
+    environment = {
+        "MARTY_DATABASE_URL": postgres_url,
+        "MARTY_TOKEN": TOKEN,
+        "MARTY_HTTP_HOST": "127.0.0.1",
+        "MARTY_HTTP_PORT": str(port),
+    }
+    arguments = ["-m", "marty_msf.cli", "run", "saga", "--config", str(path)]
+    async with (
+        running(arguments, tmp_path / "worker.log", environment),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {TOKEN}"}) as client,
+    ):
+        await eventually(lambda: _unmet(client), lambda found: found == {ProblemReason.BROKER_UNAVAILABLE}, seconds=30)
+        # The pod stays in the Service, once the engine has its lanes too.
+        await eventually(lambda: _status(client, "/readyz"), lambda status: status == 200, seconds=30)
+        assert await _unmet(client) == {ProblemReason.BROKER_UNAVAILABLE}
+        async with client.post("/v1/sagas", json={"business_key": "order-1", "context": {}}) as answer:
+            assert answer.status == 201, await answer.text()
+
+
+async def _unmet(client: aiohttp.ClientSession) -> set[ProblemReason]:
+    try:
+        async with client.get("/status") as answer:
+            status = WorkerStatus.model_validate_json(await answer.text())
+    except aiohttp.ClientConnectionError:
+        return set()
+    return {problem.reason for problem in status.problems if problem.unmet}

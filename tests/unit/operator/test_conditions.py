@@ -14,6 +14,9 @@ BAD_SPEC = Blocker(Reason.INVALID_SPEC, "spec.steps[0].condition: 'a &&' is no C
 NO_SECRET = Blocker(Reason.SECRET_NOT_FOUND, "spec.database.urlSecretRef: Secret 'shop-db' does not exist")
 MIGRATING = Migration(MigrationPhase.RUNNING)
 FAILED = Migration(MigrationPhase.FAILED, "BackoffLimitExceeded", "marty-migrate-0")
+NO_TRIGGER = Problem(
+    reason=ProblemReason.TOPIC_UNAVAILABLE, message="topic orders is missing", blocking=False, unmet=True
+)
 OUTDATED = Problem(reason=ProblemReason.SCHEMA_OUTDATED, message="schema is at 0, needs 4: marty migrate")
 STARTING = Problem(reason=ProblemReason.STARTING, message="first contact")
 
@@ -59,6 +62,10 @@ TABLE: dict[str, tuple[Observed, str, str, str, str]] = {
         "True WorkersReady", "False", "False", "True",
     ),
     "a problem that blocks nothing": (observed(worker(NO_TOPIC)), "True WorkersReady", "False", "False", "True"),
+    "a trigger stands still": (
+        observed(worker(NO_TRIGGER), worker(), replicas=2),
+        "False TopicUnavailable topic orders is missing", "False Settled", "False", "True AllWorkers",
+    ),
     "poison event": (observed(worker(POISON)), "True WorkersReady", "False", "True PoisonEvent", "True"),
     "outbox owned": (
         observed(worker(OWNED, ready=False)),
