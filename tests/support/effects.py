@@ -54,6 +54,12 @@ def killed_in(journal: Path) -> int | None:
     return None
 
 
+def killed_before(journal: Path) -> str | None:
+    """Name of the effect that the run was killed before, None when it was not killed."""
+    lines = [line for line in journal.read_text().splitlines() if line.startswith("KILLED before ")]
+    return lines[0].split(maxsplit=3)[3] if lines else None
+
+
 class Recording:
     """Any object; calls of the named coroutine or plain methods are effects, everything else passes through."""
 

@@ -127,7 +127,13 @@ async def _ready(request: web.Request) -> web.Response:
     try:
         async with asyncio.timeout(1):
             await request.app[POOL].fetchval("SELECT 1")
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except (
+        OSError,
+        TimeoutError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        asyncpg.InternalClientError,  # the server ended the connection while the driver was writing to it
+    ) as error:
         return json_answer(Answer(503, {"error": "database", "message": str(error)}))
     return web.Response(text="ok\n")
 
