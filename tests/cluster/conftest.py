@@ -24,6 +24,8 @@ TEST_TIMEOUT_SECONDS: Final = 300
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
