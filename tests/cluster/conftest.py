@@ -24,14 +24,10 @@ TEST_TIMEOUT_SECONDS: Final = 300
 RESTRICTED: Final = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.cluster)
-            # They share the one operator, so they run one after the other beside everything else.
-            item.add_marker(pytest.mark.xdist_group("cluster"))
             if item.get_closest_marker("timeout") is None:
                 item.add_marker(pytest.mark.timeout(TEST_TIMEOUT_SECONDS))
 
