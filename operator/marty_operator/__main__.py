@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
 
+from marty_msf.core import logs
 from marty_msf.core.errors import InvalidDefinition, MartyError
-from marty_operator import handlers, logs
+from marty_operator import handlers
 from marty_operator.cluster import Cluster
 from marty_operator.freshness import Lister, WatchedGenerations
 from marty_operator.health import HealthServer, LoopLag, Vitals
@@ -28,6 +30,8 @@ from marty_operator.workers import Workers
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 2.0
+#: Both tell of every single event at INFO; our own lines say what was done about it.
+LIBRARIES: Final = MappingProxyType({"kopf": "WARNING", "aiohttp.access": "WARNING"})
 
 
 async def run(settings: Settings) -> None:
@@ -113,7 +117,7 @@ def main() -> int:
     except InvalidDefinition as error:
         print(error, file=sys.stderr)
         return 2
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, LIBRARIES)
     with suppress(KeyboardInterrupt):
         asyncio.run(run(settings))
     return 0

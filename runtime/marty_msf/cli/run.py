@@ -4,17 +4,21 @@ import asyncio
 import gc
 import os
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 import click
 import uvloop
 from pydantic import ValidationError
 
-from marty_msf.core import worker_config
+from marty_msf.core import logs, worker_config
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import Role
-from marty_msf.worker.logs import configure
 from marty_msf.worker.service import serve
 from marty_msf.worker.settings import Settings
+
+#: The client logs each failed attempt; the board says the same once, with the remedy.
+LIBRARIES: Final = MappingProxyType({"aiokafka": "CRITICAL"})
 
 
 @click.command()
@@ -44,7 +48,7 @@ def run(role: str, path: Path) -> None:
         raise click.UsageError(f"{path}: {error}") from error
     if config.role.value != role:
         raise click.UsageError(f"{path} configures a {config.role.value}, not a {role}")
-    configure(settings.log_level)
+    logs.configure(settings.log_level, LIBRARIES)
     # Batches are thousands of short-lived values without cycles: the collector's usual pace costs a fifth of the work.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

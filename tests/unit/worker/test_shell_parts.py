@@ -1,15 +1,11 @@
 """The small pure parts of the worker's shell."""
 
-import logging
-
-import orjson
 import pytest
 from pydantic import ValidationError
 
 from marty_msf.core.errors import DatabaseUnavailable, LeaseLost
 from marty_msf.worker.backoff import Backoff
 from marty_msf.worker.groups import first_error
-from marty_msf.worker.logs import JsonFormatter
 from marty_msf.worker.settings import Settings
 
 GOOD = {"MARTY_DATABASE_URL": "postgresql://u:pa55word@h/db", "MARTY_TOKEN": "t" * 16, "OTHER": "x"}
@@ -58,11 +54,3 @@ def test_bad_settings_name_their_field(changes: dict[str, str], field: str) -> N
         Settings.from_environment({**GOOD, **changes})
 
     assert [error["loc"] for error in caught.value.errors()] == [(field,)]
-
-
-def test_a_log_line_is_one_json_object() -> None:
-    record = logging.LogRecord("marty", logging.INFO, "", 0, "line one\nline %s", ("two",), None)
-
-    line = JsonFormatter().format(record)
-    assert "\n" not in line
-    assert orjson.loads(line)["message"] == "line one\nline two"
