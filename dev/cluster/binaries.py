@@ -21,7 +21,7 @@ _HELM: Final = "helm.sh/helm/v3/pkg/chartutil"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One Go build: `package` inside the module at `go/<name>`."""
+    """One Go build: `package` as seen from the module at `go`, one for all: what they share compiles once."""
 
     name: str
     package: str
@@ -34,7 +34,8 @@ class Program:
     @property
     def key(self) -> str:
         """Changes with anything the program is built from."""
-        sources = sorted(path for path in (SOURCES / self.name).iterdir() if path.is_file())
+        versions = [SOURCES / "go.mod", SOURCES / "go.sum"]
+        sources = versions + sorted((SOURCES / self.name).glob("*.go"))
         return digest_of(self.linker_flags.encode(), self.package.encode(), *(path.read_bytes() for path in sources))
 
     def path(self, layout: Layout) -> Path:
@@ -44,7 +45,7 @@ class Program:
 # Without the version kubectl and the kubelet call themselves v0.0.0, and a chart's kubeVersion would not match.
 KUBERNETES: Final = Program(
     "k8s",
-    ".",
+    "./k8s",
     (
         f"{_VERSION}.gitVersion=v1.34.4",
         f"{_VERSION}.gitMajor=1",
@@ -55,8 +56,8 @@ KUBERNETES: Final = Program(
     ),
 )
 HELM: Final = Program("helm", "helm.sh/helm/v3/cmd/helm", (f"{_HELM}.k8sVersionMajor=1", f"{_HELM}.k8sVersionMinor=34"))
-COREDNS: Final = Program("coredns", "github.com/coredns/coredns")
-PAUSE: Final = Program("pause", ".")
+COREDNS: Final = Program("coredns", "./coredns")
+PAUSE: Final = Program("pause", "./pause")
 
 
 def build(program: Program, layout: Layout, step: Step) -> Path:
@@ -66,9 +67,8 @@ def build(program: Program, layout: Layout, step: Step) -> Path:
         return target
     go = _go()
     environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly", "GOWORK": "off"}
-    source = SOURCES / program.name
     step.note("downloading modules")
-    listed = run([go, "list", "-deps", program.package], directory=source, environment=environment)
+    listed = run([go, "list", "-deps", program.package], directory=SOURCES, environment=environment)
     packages = len(listed.splitlines())
     step.note(f"compiling and linking {packages} packages")
     built = 0
@@ -92,7 +92,7 @@ def build(program: Program, layout: Layout, step: Step) -> Path:
             draft,
             program.package,
         ]
-        follow(argv, count, directory=source, environment=environment, remedy="Run the same command again to go on.")
+        follow(argv, count, directory=SOURCES, environment=environment, remedy="Run the same command again to go on.")
     step.note("")
     _drop_older(program, layout)
     return target

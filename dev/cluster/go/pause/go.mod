@@ -1,3 +1,0 @@
-module marty.dev/cluster/pause
-
-go 1.24.0
