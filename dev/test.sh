@@ -3,7 +3,8 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python3 -m dev.cluster up --images || exit 1
-.venv/bin/pytest -q "$@"
+# Two at a time: the cluster's tests mostly wait for pods, the others use the processor meanwhile.
+.venv/bin/pytest -q -n 2 "$@"
 code=$?
 log=$(mktemp)
 if ! { python3 -m dev.cluster down && python3 -m dev.cluster leftovers; } >"$log" 2>&1; then

@@ -6,9 +6,23 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import asyncpg
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import kafka, postgres
 from tests.support.servers import server
+
+
+class _ClusterTestsTogether(LoadScopeScheduling):
+    """Tests run two at a time, but those of the cluster one after the other: they install the same release."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ClusterTestsTogether:
+    return _ClusterTestsTogether(config, log)
 
 
 @pytest.fixture(scope="session")
