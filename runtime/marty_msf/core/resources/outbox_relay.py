@@ -26,7 +26,12 @@ class OutboxRelaySpec(Workload):
     """Where the outbox is and how it is drained."""
 
     kafka: Kafka = Field(description="Where the events go.")
-    batch_size: int = Field(500, ge=1, le=100_000, description="Events published between two writes of the position.")
+    batch_size: int = Field(
+        500,
+        ge=1,
+        le=100_000,
+        description="Events handed to Kafka at once, at most. Up to eight such batches wait for their acknowledgement; a crash sends at most these again.",
+    )
     polling_interval_ms: int = Field(
         100,
         ge=1,
