@@ -6,8 +6,7 @@ CEL is the only language users can put into a resource; nothing here evaluates P
 from collections.abc import Mapping
 from typing import Any, Final
 
-import cel
-
+from marty_msf.core import cel_engine
 from marty_msf.core.errors import ExpressionError, InvalidDefinition
 
 #: What CEL raises when a member, an index or a root name does not exist (a root only if the context lacks it, see below).
@@ -36,7 +35,7 @@ class Expression:
 
     def __init__(self, source: str, path: str) -> None:
         try:
-            self._program = cel.compile(source)
+            self._program = cel_engine.compile_source(source)
         except ValueError as error:
             raise InvalidDefinition(
                 path, f"{source!r} is no CEL expression ({_parser_message(error)})", "correct it"

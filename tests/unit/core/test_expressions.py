@@ -1,5 +1,8 @@
 """Which functions a CEL expression may call is decided before anything runs."""
 
+import subprocess
+import sys
+
 import pytest
 
 from marty_msf.core.errors import ExpressionError, InvalidDefinition
@@ -55,3 +58,18 @@ def test_every_function_said_to_exist_does(name: str) -> None:
         pytest.fail(str(error))
 
     assert value is not None
+
+
+def test_a_worker_imports_the_engine_without_its_command_line_and_a_relay_not_even_that() -> None:
+    program = (
+        "import sys, marty_msf.cli.run, marty_msf.worker.relay.role\n"
+        "print('cel.cel' in sys.modules)\n"
+        "import marty_msf.worker.saga.role, marty_msf.worker.projection.role\n"
+        "print('cel.cel' in sys.modules, 'cel' in sys.modules)\n"
+        "import cel; from marty_msf.core import cel_engine\n"
+        "print(cel.compile('1').execute({}), type(cel.compile('1')) is type(cel_engine.compile_source('1')))\n"
+    )
+
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+
+    assert output.splitlines() == ["False", "True False", "1 True"]
