@@ -1,6 +1,7 @@
 """Causes from outside: told within seconds, and gone by themselves when the cause goes."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -11,6 +12,9 @@ from tests.cluster.test_operator import spec
 from tests.support import postgres
 from tests.support.servers import server
 from tests.support.space import REPORT_SECONDS, Space, condition
+
+#: The promise is REPORT_SECONDS on a quiet machine; here pods start beside all other tests.
+POD_SECONDS = 3 * REPORT_SECONDS
 
 
 async def test_a_missing_secret_is_told_and_its_coming_is_noticed(space: Space) -> None:
@@ -39,6 +43,28 @@ async def test_a_database_that_refuses_is_told_and_its_return_is_noticed(space: 
 
     async with database_named(name):
         await space.until_condition("OutboxRelay", "orders", "Ready", "True", "WorkersReady")
+        await space.kubectl("delete", "obr", "orders")
+
+
+async def test_a_url_that_is_none_is_told_without_its_text(space: Space) -> None:
+    await space.write_secret("db", "uri", "postgresql://shop:hush@[10.244.0.1:15432/shop")
+    await space.apply("OutboxRelay", "orders", spec("OutboxRelay", space, ""))
+    ready = await space.until_condition("OutboxRelay", "orders", "Ready", "False", "DatabaseUnavailable", POD_SECONDS)
+    assert "URL" in ready["message"]
+    assert "hush" not in ready["message"]
+    await space.kubectl("delete", "obr", "orders")
+
+
+async def test_a_database_that_accepts_and_says_nothing_is_told(space: Space) -> None:
+    host = urlsplit(server("MARTY_CLUSTER_POSTGRES")).hostname
+    # The kernel accepts for a listener that never does; bytes are taken, no answer comes.
+    with socket.create_server((host, 0)) as silent:
+        await space.write_secret("db", "uri", f"postgresql://shop:hush@{host}:{silent.getsockname()[1]}/shop")
+        await space.apply("OutboxRelay", "orders", spec("OutboxRelay", space, ""))
+        ready = await space.until_condition(
+            "OutboxRelay", "orders", "Ready", "False", "DatabaseUnavailable", POD_SECONDS
+        )
+        assert "Postgres does not answer" in ready["message"]
         await space.kubectl("delete", "obr", "orders")
 
 
