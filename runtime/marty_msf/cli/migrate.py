@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from marty_msf.core.errors import DatabaseUnavailable
+from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl
 from marty_msf.store.database import CONNECT_TIMEOUT_SECONDS, connect, translate
 from marty_msf.store.migrations import Migration, required_version
 from marty_msf.store.migrations import migrate as apply_migrations
@@ -21,7 +21,8 @@ RETRY_SECONDS: Final = 1
 def migrate(wait_seconds: float) -> None:
     """Install or upgrade the schema `marty` in the database of MARTY_DATABASE_URL.
 
-    Safe to run any number of times and at once; exit code 0 when the database is at the newest version.
+    Safe to run any number of times and at once; exit code 0 when the database is at the newest version,
+    2 when the URL itself is wrong, 1 when the database cannot be used within the wait.
     """
     url = os.environ.get("MARTY_DATABASE_URL")
     if not url:
@@ -37,6 +38,8 @@ async def _migrate(url: str, deadline: float) -> Sequence[Migration]:
     while True:
         try:
             return await _attempt(url)
+        except InvalidDatabaseUrl as error:
+            raise click.UsageError(f"MARTY_DATABASE_URL: {error}") from error
         except DatabaseUnavailable as error:
             if time.monotonic() >= deadline:
                 raise click.ClickException(str(error)) from error

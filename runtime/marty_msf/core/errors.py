@@ -46,6 +46,12 @@ class DatabaseUnavailable(MartyError):
     retryable = True
 
 
+class InvalidDatabaseUrl(DatabaseUnavailable):
+    """The database URL itself has something wrong: as long as it stays as it is, no waiting helps."""
+
+    retryable = False
+
+
 class BrokerUnavailable(MartyError):
     """Kafka refused or dropped the connection, or did not acknowledge in time; the bytes may have arrived."""
 

@@ -1,13 +1,17 @@
 """Connections to the team's Postgres, and the translation of the driver's errors into ours."""
 
+import os
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from marty_msf.core.errors import DatabaseUnavailable, SchemaOutdated
+from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl, SchemaOutdated
 
 #: No statement of ours runs longer in health; a connection that hangs (a lost route, a stopped server) is given up.
 STATEMENT_TIMEOUT_SECONDS: Final = 60
@@ -38,6 +42,8 @@ _CERTIFICATE: Final = (
     "sslmode=verify-ca and verify-full need the certificate of an authority, and there is none: "
     f"name its file with sslrootcert or use sslmode=require in {_REFERENCE}"
 )
+#: Parameters of the URL that name a file of this machine.
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 #: Of a statement. An unknown parameter of the URL has 42704 too: see connect().
 _OUTDATED: Final = frozenset({"3F000", "42P01", "42703", "42883", "42704"})
 
@@ -64,6 +70,11 @@ def translate() -> Iterator[None]:
             if prefix in _UNAVAILABLE:
                 raise DatabaseUnavailable(f"{_UNAVAILABLE[prefix]}: {error} (SQLSTATE {state})") from error
         raise
+    except ssl.SSLCertVerificationError as error:
+        raise DatabaseUnavailable(
+            f"the server's certificate is not accepted: {error.verify_message}: write its host name and, as sslrootcert, "
+            f"the authority that signed it, or use sslmode=require without sslrootcert, in {_REFERENCE}"
+        ) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(
             f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
@@ -76,19 +87,45 @@ def translate() -> Iterator[None]:
 async def connect(url: str, **options: Any) -> asyncpg.Connection:
     """One connection, with `options` as asyncpg.connect takes them.
 
-    Raises DatabaseUnavailable for whatever the URL has wrong, without the driver's words: they may quote parts of the
+    Raises InvalidDatabaseUrl for whatever the URL has wrong, without the driver's words: they may quote parts of the
     URL and with them the password. What the server and the network refuse passes unchanged, for translate().
     """
     try:
         return await asyncpg.connect(url, **{"timeout": CONNECT_TIMEOUT_SECONDS, **options})
-    except (ValueError, OverflowError) as error:  # ClientConfigurationError, UnicodeError and bad ports among them
-        wrong = _CERTIFICATE if "certificate" in str(error) else _NO_URL
-    except asyncpg.UndefinedObjectError as error:
-        wrong = f"the server refuses a parameter after the ? of the database URL: {error}: correct {_REFERENCE}"
-    except asyncpg.InvalidParameterValueError:
-        wrong = f"the server refuses the value of a parameter after the ? of the database URL: correct {_REFERENCE}"
-    # Outside of the handlers, so that no traceback leads back to the driver's error.
-    raise DatabaseUnavailable(wrong)
+    except (ValueError, OverflowError, OSError, asyncpg.PostgresError) as error:
+        wrong = _fault_of(url, error)
+        if wrong is None:
+            raise
+    # Outside of the handler, so that no traceback leads back to the driver's error.
+    raise InvalidDatabaseUrl(wrong)
+
+
+def _fault_of(url: str, error: Exception) -> str | None:
+    """What the URL has wrong when connecting with it raised `error`; None when the error is not the URL's."""
+    match error:
+        case asyncpg.UndefinedObjectError():
+            return f"the server refuses a parameter after the ? of the database URL: {error}: correct {_REFERENCE}"
+        case asyncpg.InvalidParameterValueError():
+            return f"the server refuses the value of a parameter after the ? of the database URL: correct {_REFERENCE}"
+        case FileNotFoundError() | PermissionError() | IsADirectoryError() | NotADirectoryError():
+            return _unreadable_file(url)
+        case OSError() | asyncpg.PostgresError():  # a server's certificate that is not accepted among them
+            return None
+        case _:  # ClientConfigurationError, UnicodeError and bad ports
+            return _CERTIFICATE if "certificate" in str(error) else _NO_URL
+
+
+def _unreadable_file(url: str) -> str | None:
+    """The driver's error does not say which file it is."""
+    parameters = parse_qs(urlsplit(url).query)
+    for name in _FILES:
+        path = parameters.get(name, [""])[-1]
+        if path and not (Path(path).is_file() and os.access(path, os.R_OK)):
+            return (
+                f"{name}={path} of the database URL names a file that is missing here or cannot be read: "
+                f"name one that this container has, or leave {name} out, in {_REFERENCE}"
+            )
+    return None
 
 
 async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:

@@ -8,6 +8,7 @@ from typing import Final
 from marty_msf.core.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
+    InvalidDatabaseUrl,
     MartyError,
     OutboxOwned,
     OutboxRestored,
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 REASONS: Final[Mapping[type[BaseException], ProblemReason]] = MappingProxyType(
     {
         DatabaseUnavailable: ProblemReason.DATABASE_UNAVAILABLE,
+        InvalidDatabaseUrl: ProblemReason.DATABASE_UNAVAILABLE,
         SchemaOutdated: ProblemReason.SCHEMA_OUTDATED,
         BrokerUnavailable: ProblemReason.BROKER_UNAVAILABLE,
         TopicUnavailable: ProblemReason.TOPIC_UNAVAILABLE,

@@ -43,15 +43,27 @@ async def test_an_unreachable_database_is_given_up_after_the_wait(tmp_path: Path
     assert "pa55word" not in output
 
 
-async def test_a_malformed_url_is_told_without_its_password(tmp_path: Path) -> None:
+async def test_a_malformed_url_is_refused_at_once_without_telling_its_password(tmp_path: Path) -> None:
     environment = {"MARTY_DATABASE_URL": "postgresql://user:pa55word#more@127.0.0.1/nothing"}
 
-    code, output = await migrate(tmp_path / "log", environment, "--wait-seconds", "0")
+    code, output = await migrate(tmp_path / "log", environment, "--wait-seconds", "600")
 
-    assert code == 1
+    assert code == 2
+    assert "Error: MARTY_DATABASE_URL: " in output
     assert "write special characters as %XX" in output
     assert "pa55word" not in output
     assert "Traceback" not in output
+
+
+async def test_a_certificate_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
+    certificate = tmp_path / "authority.crt"
+    url = f"postgresql://user:pa55word@127.0.0.1:1/nothing?sslmode=verify-full&sslrootcert={certificate}"
+
+    code, output = await migrate(tmp_path / "log", {"MARTY_DATABASE_URL": url}, "--wait-seconds", "600")
+
+    assert code == 2
+    assert f"sslrootcert={certificate} of the database URL names a file that is missing" in output
+    assert "pa55word" not in output
 
 
 async def test_a_database_that_comes_later_is_waited_for(empty_postgres_url: str, tmp_path: Path) -> None:
