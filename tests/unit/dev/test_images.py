@@ -7,12 +7,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dev.cluster.archive import Image, tree, write_archive, write_layer
 from dev.cluster.dockerfile import Copy, parse
 from dev.cluster.errors import ClusterError
 from dev.cluster.images import DOCKERFILES
-from dev.cluster.wheels import subtract
+from dev.cluster.wheels import CONSTRAINTS, Requirements, subtract
 
 
 def given_tree(root: Path, mode: int = 0o644) -> Path:
@@ -96,6 +98,20 @@ def test_a_dockerfile_says_what_is_copied_and_how_it_runs() -> None:
 def test_what_a_dockerfile_may_not_say_here_is_refused(line: str) -> None:
     with pytest.raises(ClusterError, match="not known here"):
         parse(line)
+
+
+def test_the_images_pin_a_version_that_pyproject_allows_of_every_package_it_asks_for() -> None:
+    lines = [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith("#")]
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    project = Requirements.of_project()
+
+    wrong = [
+        f"{wanted} is pinned to {pins.get(canonicalize_name(wanted.name), 'no version')}"
+        for wanted in map(Requirement, project.runtime + project.operator)
+        if pins.get(canonicalize_name(wanted.name), "") not in wanted.specifier
+    ]
+
+    assert not wrong, f"{'; '.join(wrong)}: renew dev/images/constraints.txt as its first lines say"
 
 
 def test_subtract_keeps_new_and_changed_files_only(tmp_path: Path) -> None:
