@@ -8,27 +8,22 @@ import argparse
 import asyncio
 import json
 import random
-import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import asyncpg
 from confluent_kafka import Producer
 
-from bench.harness import WARM_UP_ITEMS, Cost, Result, fresh_database, measure, report
+from bench.harness import WARM_UP_ITEMS, Backlog, Result, fresh_database, report
 from marty_msf.core import worker_config
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.worker_config import ProjectionConfig
 from tests.support.kafka import create_topic, delete_topics
-from tests.support.processes import Process, free_port, running
 from tests.support.servers import server
 
 FLOOR = 20_000
-LEAST_SECONDS = 30
 KEYS = 100_000
 PARTITIONS = 8
 SEED = 20260131
@@ -152,46 +147,6 @@ async def passed(conn: asyncpg.Connection) -> int:
     )
 
 
-async def wait_for(conn: asyncpg.Connection, count: int, worker: Process) -> int:
-    """Wait until at least `count` events are passed; returns how many are."""
-    deadline = time.monotonic() + 600
-    while (now := await passed(conn)) < count:
-        if worker.returncode is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the projection stands at {now} of {count}:\n{worker.output()[-3000:]}")
-        await asyncio.sleep(0.05)
-    return now
-
-
-async def drain(url: str, bootstrap: str, topic: str, count: int, batch_size: int) -> Cost:
-    """Start the worker on the backlog and measure from the end of the warm-up until everything is passed."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "config.json"
-        path.write_text(config(bootstrap, topic, batch_size))
-        environment = {
-            "MARTY_DATABASE_URL": url,
-            "MARTY_TOKEN": "benchmark-token-0",
-            "MARTY_HTTP_HOST": "127.0.0.1",
-            "MARTY_HTTP_PORT": str(free_port()),
-        }
-        conn = await asyncpg.connect(url)
-        try:
-            async with running(
-                ["-m", "marty_msf.cli", "run", "projection", "--config", str(path)],
-                Path(directory) / "log",
-                environment,
-            ) as worker:
-                await wait_for(conn, WARM_UP_ITEMS, worker)
-                async with measure(url, {"worker": worker.pid}) as cost:
-                    before = await passed(conn)
-                    cost.items = await wait_for(conn, count, worker) - before
-                worker.send(signal.SIGTERM)
-                if await worker.wait() != 0:
-                    raise RuntimeError(worker.output()[-3000:])
-        finally:
-            await conn.close()
-    return cost
-
-
 async def verify(url: str, expected: Mapping[str, Row], count: int) -> tuple[dict[str, str], list[str]]:
     """Every row against the recomputation, every event counted once; returns what was found and what was wrong."""
     conn = await asyncpg.connect(url)
@@ -229,12 +184,10 @@ async def run(events: int, batch_size: int) -> int:
         expected = await asyncio.to_thread(publish, bootstrap, topic, total)
         async with fresh_database() as url:
             print("projecting", flush=True)
-            cost = await drain(url, bootstrap, topic, total, batch_size)
+            cost = await Backlog("projection", config(bootstrap, topic, batch_size), total, passed).drain(url)
             found, failures = await verify(url, expected, total)
     finally:
         delete_topics(bootstrap, [topic])
-    if cost.seconds < LEAST_SECONDS:
-        failures.append(f"measured {cost.seconds:.0f} s, less than {LEAST_SECONDS}: use more --events")
     return report(
         Result(
             name="projection",
