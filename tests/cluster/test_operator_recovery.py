@@ -64,7 +64,8 @@ async def test_a_database_that_accepts_and_says_nothing_is_told(space: Space) ->
         ready = await space.until_condition(
             "OutboxRelay", "orders", "Ready", "False", "DatabaseUnavailable", POD_SECONDS
         )
-        assert "Postgres does not answer" in ready["message"]
+        assert f"Postgres at {host}:{silent.getsockname()[1]} does not answer" in ready["message"]
+        assert "hush" not in ready["message"]
         await space.kubectl("delete", "obr", "orders")
 
 

@@ -76,9 +76,7 @@ def translate() -> Iterator[None]:
             f"the authority that signed it, or use sslmode=require without sslrootcert, in {_REFERENCE}"
         ) from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
-        raise DatabaseUnavailable(
-            f"Postgres does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
-        ) from error
+        raise DatabaseUnavailable(_no_answer("Postgres", error)) from error
     except asyncpg.InternalClientError as error:
         # What the driver raises when the server ends a connection between two messages of one statement.
         raise DatabaseUnavailable(f"the connection broke: {_sentence(error)}: it is made anew") from error
@@ -88,12 +86,15 @@ async def connect(url: str, **options: Any) -> asyncpg.Connection:
     """One connection, with `options` as asyncpg.connect takes them.
 
     Raises InvalidDatabaseUrl for whatever the URL has wrong, without the driver's words: they may quote parts of the
-    URL and with them the password. What the server and the network refuse passes unchanged, for translate().
+    URL and with them the password; and DatabaseUnavailable, with the server's address, when nothing answers there. What
+    a server refuses passes unchanged, for translate().
     """
     try:
         return await asyncpg.connect(url, **{"timeout": CONNECT_TIMEOUT_SECONDS, **options})
     except (ValueError, OverflowError, OSError, asyncpg.PostgresError) as error:
         wrong = _fault_of(url, error)
+        if wrong is None and isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+            raise DatabaseUnavailable(_no_answer(_address(url), error)) from error
         if wrong is None:
             raise
     # Outside of the handler, so that no traceback leads back to the driver's error.
@@ -141,6 +142,16 @@ async def open_pool(url: str, size: int, application_name: str) -> asyncpg.Pool:
         # JIT never pays for short statements. The application name is how people find us in pg_stat_activity.
         server_settings={"application_name": application_name[:63], "jit": "off"},
     )
+
+
+def _address(url: str) -> str:
+    """Where the URL points, for people; nothing else of it."""
+    _, _, servers = urlsplit(url).netloc.rpartition("@")
+    return f"Postgres at {servers}" if servers else "Postgres"
+
+
+def _no_answer(server: str, error: BaseException) -> str:
+    return f"{server} does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
 
 
 def _sentence(error: BaseException) -> str:

@@ -39,7 +39,7 @@ async def test_an_unreachable_database_is_given_up_after_the_wait(tmp_path: Path
     code, output = await migrate(tmp_path / "log", environment, "--wait-seconds", "0")
 
     assert code == 1
-    assert "Postgres does not answer" in output
+    assert "Postgres at 127.0.0.1:1 does not answer" in output
     assert "pa55word" not in output
 
 
