@@ -41,6 +41,10 @@ async def client(postgres_url: str) -> AsyncIterator[TestClient[Any, Any]]:
         await task
 
 
+def calls(shown: dict[str, Any]) -> list[dict[str, Any]]:
+    return [line for line in shown["timeline"] if line["event"] == "call"]
+
+
 async def test_a_start_is_idempotent_and_the_instance_can_be_looked_at(
     client: TestClient[Any, Any], conn: asyncpg.Connection
 ) -> None:
@@ -55,11 +59,10 @@ async def test_a_start_is_idempotent_and_the_instance_can_be_looked_at(
     shown = await (await client.get(f"/v1/sagas/{saga_id}", headers=TOKEN)).json()
     assert (shown["business_key"], shown["state"]) == ("order-7", "Compensated")
     assert shown["context"] == {"order": 7, "total": 500, "reserve": "reserve-7"}
-    assert [(line.get("step"), line.get("direction"), line["event"]) for line in shown["timeline"]] == [
-        (None, None, "start"),
-        ("reserve", "do", "ok"),
-        ("charge", "do", "rejected"),
-        ("reserve", "undo", "ok"),
+    assert [(line.get("step"), line.get("direction"), line.get("outcome")) for line in calls(shown)] == [
+        ("reserve", "do", "succeeded"),
+        ("charge", "do", "refused"),
+        ("reserve", "undo", "succeeded"),
     ]
     status = await (await client.get("/status", headers=TOKEN)).json()
     assert status["totals"]["compensated"] == 1
@@ -112,3 +115,38 @@ async def test_unknown_instances_and_missing_tokens_are_told(client: TestClient[
     assert (await client.get(f"/v1/sagas/{unknown}", headers=TOKEN)).status == 404
     assert (await client.get(f"/v1/sagas/{unknown}")).status == 401
     assert (await client.post("/v1/sagas", json={"business_key": "a"})).status == 401
+
+
+async def test_instances_are_listed_by_filters_and_pages(
+    client: TestClient[Any, Any], conn: asyncpg.Connection
+) -> None:
+    for number in range(5):
+        body = {"business_key": f"order-{number}", "context": {"order": number, "total": 500 * (number % 2)}}
+        await client.post("/v1/sagas", json=body, headers=TOKEN)
+    await ended(conn, 5)
+
+    first = await (await client.get("/v1/sagas?limit=3", headers=TOKEN)).json()
+    second = await (await client.get(f"/v1/sagas?limit=3&after={first['next']}", headers=TOKEN)).json()
+    refused = await (await client.get("/v1/sagas?state=compensated&since=1h&error=declined", headers=TOKEN)).json()
+
+    keys = [[it["business_key"] for it in page["instances"]] for page in (first, second, refused)]
+    assert keys == [["order-4", "order-3", "order-2"], ["order-1", "order-0"], ["order-3", "order-1"]]
+    assert second["next"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "path"),
+    [
+        ("state=sleeping", "state"),
+        ("since=soon", "since"),
+        ("limit=0", "limit"),
+        ("limit=x", "limit"),
+        ("a=1", "a"),
+        ("after=7", "id"),
+    ],
+)
+async def test_a_bad_filter_is_refused_by_name(client: TestClient[Any, Any], query: str, path: str) -> None:
+    answer = await client.get(f"/v1/sagas?{query}", headers=TOKEN)
+
+    assert answer.status == 400
+    assert (await answer.json())["error"].startswith(f"{path}: ")

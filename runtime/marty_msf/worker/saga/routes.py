@@ -1,6 +1,7 @@
-"""The saga's own HTTP surface: start an instance, look at one. The shell puts the bearer token in front."""
+"""The saga's own HTTP surface: start instances, look at them. The shell puts the bearer token in front."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -9,17 +10,22 @@ import orjson
 from aiohttp import web
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
-from marty_msf.core.saga.definition import load
-from marty_msf.core.saga.timeline import timeline
-from marty_msf.store import saga_instance
+from marty_msf.core.saga.selection import Selection, selection
+from marty_msf.core.saga.short_ids import span
 from marty_msf.store.database import translate
+from marty_msf.worker.saga import listing
+from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
+from marty_msf.worker.saga.showing import show
 
+PAGE_LIMIT: Final = 200
 _FIELDS: Final = frozenset({"business_key", "context"})
+_FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error"})
+_QUERY: Final = _FILTERS | {"limit", "after"}
 
 
 class Routes:
-    """POST /v1/sagas and GET /v1/sagas/{id}."""
+    """POST and GET /v1/sagas, GET /v1/sagas/{id}."""
 
     def __init__(self, pool: asyncpg.Pool, resource: str) -> None:
         self._pool = pool
@@ -29,22 +35,19 @@ class Routes:
 
     def definitions(self) -> Sequence[web.RouteDef]:
         """For the shell."""
-        return [web.post("/v1/sagas", self.start), web.get("/v1/sagas/{id}", self.get)]
+        return [
+            web.post("/v1/sagas", self.start),
+            web.get("/v1/sagas", self.list),
+            web.get("/v1/sagas/{id}", self.get),
+        ]
 
     async def start(self, request: web.Request) -> web.Response:
         """201 with the new instance's id, 200 with the existing one's; answered once it is durable."""
         try:
-            body = orjson.loads(await request.read())
-        except web.RequestPayloadError:
-            return _error(400, "body: is not encoded as its Content-Encoding says: send plain JSON")
-        except orjson.JSONDecodeError as error:
-            return _error(400, f"body: is no JSON ({error}): send a JSON object")
-        problem = _problem(body)
-        if problem:
-            return _error(400, problem)
-        if self.engine is None:
-            return _error(503, "this worker takes no new instances now: ask again", {"Retry-After": "1"})
-        try:
+            body = await _object(request)
+            _check_start(body)
+            if self.engine is None:
+                return _error(503, "this worker takes no new instances now: ask again", {"Retry-After": "1"})
             receipt = await self.engine.start(body["business_key"], body.get("context", {}))
         except InvalidDefinition as error:
             return _error(400, str(error))
@@ -53,50 +56,88 @@ class Routes:
         answer = {"saga_id": receipt.saga_id, "created": receipt.created}
         return _json(201 if receipt.created else 200, answer)
 
+    async def list(self, request: web.Request) -> web.Response:
+        """The instances that the query's filters choose, the newest first; `next` goes into `after` for the next page."""
+        try:
+            chosen, limit = _asked(request.query)
+            with translate():
+                async with self._pool.acquire() as conn:
+                    page = await listing.page(conn, [self._resource], chosen, limit)
+        except InvalidDefinition as error:
+            return _error(400, str(error))
+        except DatabaseUnavailable as error:
+            return _error(503, str(error), {"Retry-After": "1"})
+        next_id = str(page.next) if page.next else None
+        return _json(200, {"instances": [row.form() for row in page.rows], "next": next_id})
+
     async def get(self, request: web.Request) -> web.Response:
         """The instance with its context and everything that happened to it."""
         try:
-            instance = UUID(request.match_info["id"])
-        except ValueError:
-            return _error(400, f"id: {request.match_info['id']!r} is no instance's id: give the saga_id of a start")
-        try:
+            instance = _instance(request)
             with translate():
                 async with self._pool.acquire() as conn:
-                    shown = await saga_instance.get(conn, self._resource, instance)
+                    shown = await show(conn, self._resource, instance)
+        except InvalidDefinition as error:
+            return _error(400, str(error))
         except DatabaseUnavailable as error:
             return _error(503, str(error), {"Retry-After": "1"})
         if shown is None:
-            return _error(404, f"{self._resource} has no instance {instance}: look at the other sagas")
-        state, lines = timeline(load(shown.definition), orjson.loads(shown.context), shown.entries)
-        return _json(
-            200,
-            {
-                "saga_id": str(shown.id),
-                "business_key": shown.business_key,
-                "state": shown.state,
-                "error": shown.error,
-                "started_at": shown.started_at.isoformat(),
-                "ended_at": shown.ended_at.isoformat() if shown.ended_at else None,
-                "revision": shown.revision,
-                "context": state.context,
-                "timeline": lines,
-            },
-        )
+            return self._missing(instance)
+        return _json(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
+
+    def _missing(self, instance: UUID) -> web.Response:
+        return _error(404, f"{self._resource} has no instance {instance}: look at the other sagas")
 
 
-def _problem(body: Any) -> str | None:
-    """What is wrong with a start's body, or None."""
+def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
+    """Filters and size of the page. Raises InvalidDefinition."""
+    if unknown := sorted(query.keys() - _QUERY):
+        raise InvalidDefinition(unknown[0], "is unknown", f"give some of {', '.join(sorted(_QUERY))}")
+    limit = query.get("limit", str(PAGE_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PAGE_LIMIT):
+        raise InvalidDefinition("limit", f"{limit!r} is no number from 1 to {PAGE_LIMIT}", "correct it or leave it out")
+    filters = {name: query[name] for name in _FILTERS & query.keys()}
+    chosen = selection(**filters, now_ms=now_ms())
+    if "after" in query:
+        below = span(query["after"])[0]
+        chosen = replace(chosen, below_id=min(below, chosen.below_id or below))
+    return chosen, int(limit)
+
+
+def _instance(request: web.Request) -> UUID:
+    """The id of the path. Raises InvalidDefinition."""
+    text = request.match_info["id"]
+    try:
+        return UUID(text)
+    except ValueError:
+        raise InvalidDefinition("id", f"{text!r} is no instance's id", "give the saga_id of a start") from None
+
+
+async def _object(request: web.Request) -> dict[str, Any]:
+    """The body, a JSON object; nothing at all is an empty one. Raises InvalidDefinition."""
+    try:
+        body = orjson.loads(await request.read() or b"{}")
+    except web.RequestPayloadError:
+        raise InvalidDefinition("body", "is not encoded as its Content-Encoding says", "send plain JSON") from None
+    except orjson.JSONDecodeError as error:
+        raise InvalidDefinition("body", f"is no JSON ({error})", "send a JSON object") from error
     if not isinstance(body, dict):
-        return f"body: is a {type(body).__name__}: send a JSON object"
+        raise InvalidDefinition("body", f"is a {type(body).__name__}", "send a JSON object")
+    return body
+
+
+def _check_start(body: Mapping[str, Any]) -> None:
+    """Raise InvalidDefinition for what a start's body has wrong."""
     if unknown := sorted(body.keys() - _FIELDS):
-        return f"{unknown[0]}: is unknown: send business_key and context"
+        raise InvalidDefinition(unknown[0], "is unknown", "send business_key and context")
     if not isinstance(body.get("business_key"), str):
-        return (
-            "business_key: is missing or no text: send the name of the business case, which makes the start idempotent"
+        raise InvalidDefinition(
+            "business_key",
+            "is missing or no text",
+            "send the name of the business case, which makes the start idempotent",
         )
     if not isinstance(body.get("context", {}), dict):
-        return "context: is no object: send a JSON object"
-    return None
+        raise InvalidDefinition("context", "is no object", "send a JSON object")
 
 
 def _json(status: int, body: Any) -> web.Response:

@@ -23,7 +23,6 @@ from marty_msf.core.saga.events import (
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
 from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import decode, encode, fold
-from marty_msf.core.saga.timeline import timeline
 from tests.unit.core.saga.definitions import ORDER, spec
 
 #: Written by the first version. Never edit a line; add lines for new events.
@@ -77,22 +76,6 @@ def test_every_event_survives_the_journal(event: Event, body: bytes) -> None:
 def test_an_instance_nobody_took_up_folds_to_pending() -> None:
     folded = fold(ORDER, {"a": 1}, [])
     assert (folded.instance, folded.command, folded.body) == (Instance({"a": 1}), None, b"")
-
-
-def test_the_timeline_tells_what_happened_at_which_step() -> None:
-    instance, lines = timeline(ORDER, {"order": 7}, GOLDEN)
-
-    assert instance.state is State.PARKED
-    assert lines[0] == {"at": "1970-01-01T00:00:01.000+00:00", "event": "start"}
-    assert lines[2] == {
-        "at": "1970-01-01T00:00:01.020+00:00",
-        "step": "charge",
-        "direction": "do",
-        "event": "failed",
-        "error": "HTTP 503",
-        "outcome": "unknown",
-    }
-    assert [line["direction"] for line in lines[8:]] == ["undo", "undo"]
 
 
 def test_the_revision_names_what_instances_see_and_nothing_else() -> None:

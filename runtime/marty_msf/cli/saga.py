@@ -1,0 +1,27 @@
+"""`marty saga`: the instances of sagas, for the people who look after them."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import click
+
+from marty_msf.cli import LazyGroup
+
+#: name -> (module, attribute, one line for --help).
+COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "list": ("marty_msf.cli.saga_reading", "list_", "List instances by state, step, age, key or error."),
+    "get": ("marty_msf.cli.saga_reading", "get", "Show one instance with its context."),
+    "timeline": ("marty_msf.cli.saga_reading", "timeline", "Show every attempt of one instance, and every verb."),
+    "start": ("marty_msf.cli.saga_starting", "start", "Start an instance, once per business key."),
+}
+
+
+@click.group(cls=LazyGroup, table=COMMANDS)
+def saga() -> None:
+    """Look at saga instances, and start them.
+
+    The database is the one of --database-url or MARTY_DATABASE_URL; without either, the one that the Saga resource
+    in the cluster names (-n, --context and --kubeconfig as with kubectl).
+
+    Exit codes: 0 done; 1 refused, not found or not reachable; 2 wrong usage.
+    """

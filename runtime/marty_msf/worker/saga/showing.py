@@ -1,0 +1,51 @@
+"""One instance with everything people may want to know of it: shared by the command line and the HTTP surface."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from asyncpg import Connection
+
+from marty_msf.core.saga.definition import load
+from marty_msf.core.saga.history import Line, history, in_work
+from marty_msf.core.saga.instance import Instance
+from marty_msf.store import saga_instance
+from marty_msf.store.saga_instance import Shown
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """An instance as it is now, and how it came there."""
+
+    shown: Shown
+    instance: Instance
+    #: The step being done or undone; empty for none.
+    step: str
+    lines: Sequence[Line]
+
+    def form(self) -> Mapping[str, Any]:
+        """As JSON values, without the lines."""
+        shown = self.shown
+        return {
+            "saga_id": str(shown.id),
+            "business_key": shown.business_key,
+            "state": shown.state,
+            "step": self.step or None,
+            "error": shown.error,
+            "started_at": shown.started_at.isoformat(),
+            "ended_at": shown.ended_at.isoformat() if shown.ended_at else None,
+            "revision": shown.revision,
+            "context": self.instance.context,
+        }
+
+
+async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | None:
+    """One instance of this saga; None when there is none with the id."""
+    shown = await saga_instance.get(conn, resource, instance)
+    if shown is None:
+        return None
+    definition = load(shown.definition)
+    past = history(definition, orjson.loads(shown.context), shown.entries)
+    return Portrait(shown, past.instance, in_work(definition, past.instance), past.lines)
