@@ -47,6 +47,19 @@ def delete_topics(bootstrap: str, names: Sequence[str]) -> None:
                 raise
 
 
+def recreate_topic(bootstrap: str, name: str, partitions: int) -> None:
+    """Delete a topic and make it anew: the same name and offsets, but another topic to Kafka."""
+    delete_topics(bootstrap, [name])
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return create_topic(bootstrap, name, partitions)
+        except KafkaException as error:
+            # Deletion goes on in the background; until it is done the name is taken.
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS or time.monotonic() > deadline:
+                raise
+
+
 def read_topic(bootstrap: str, topic: str) -> list[Message]:
     """Every record now in the topic, in order per partition, read committed, without a group's offsets."""
     consumer = Consumer(

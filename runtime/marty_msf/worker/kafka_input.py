@@ -5,22 +5,23 @@ transaction that stores the effects. There is no consumer group, no rebalancing,
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
 from asyncpg import Connection
 
-from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, PoisonEvent, PositionLost, TopicUnavailable
+from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, PoisonEvent, TopicUnavailable
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import leases, positions
-from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
-from marty_msf.worker.broker.consumer import Consumer, Fetched, Partition, Record
+from marty_msf.worker.broker.consumer import Consumer, Partition, Record
 from marty_msf.worker.groups import first_error
+from marty_msf.worker.kafka_assignment import Assignment
 from marty_msf.worker.kafka_lag import Lag, LagMeter
 from marty_msf.worker.kafka_partitions import Batch, Partitions
-from marty_msf.worker.ownership import LaneOwner, any_of
+from marty_msf.worker.kafka_topic_owner import TopicOwner
+from marty_msf.worker.ownership import any_of
 from marty_msf.worker.role import Context
 
 __all__ = ["Batch", "KafkaInput", "Lag", "Partition", "Record"]
@@ -46,10 +47,11 @@ class KafkaInput:
         self._topics = sorted(set(topics))
         self._blocking = blocking
         self._partitions = Partitions()
+        self._assignment = Assignment(context.pool, self._scope, self._topics, self._partitions)
         self._consumer: Consumer | None = None
         self._failure: BrokerUnavailable | None = None
         self._failed = asyncio.Event()
-        self._owners: dict[str, _TopicOwner] = {}
+        self._owners: dict[str, TopicOwner] = {}
         self._shown: set[ProblemReason] = set()
         self._meter = LagMeter(context.pool, self._scope)
         #: Every partition of every topic there is.
@@ -72,23 +74,27 @@ class KafkaInput:
 
     async def next(self, max_records: int, wait_seconds: float) -> Batch | None:
         """What follows the batches given out before; None when nothing came within `wait_seconds`."""
-        consumer = self._consumer
-        if consumer is None or self._failure or not self._partitions.owned:
-            self._partitions.changed.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._partitions.changed.wait(), wait_seconds)
+        consumer, state = self._consumer, self._partitions
+        if consumer is None or self._failure or not state.owned:
+            await self._wait(wait_seconds)
             return None
         try:
-            if not self._partitions.assigned:
-                await self._assign(consumer)
-            epochs = dict(self._partitions.owned)
+            if not state.assigned:
+                await self._assignment.assign(consumer)
+            epochs = dict(state.owned)
             fetched = await consumer.fetch(max_records, wait_seconds)
-            await self._out_of_range(consumer, fetched)
+            proven = await self._assignment.proven(consumer, fetched)
         except BrokerUnavailable as error:
             self._failure = error
             self._failed.set()
             return None
-        return self._partitions.give_out(fetched, epochs)
+        finally:
+            self._report_stopped()
+        batch = state.give_out(proven, epochs)
+        if batch is None and proven is not fetched:
+            # Kafka had something at once, but not what we read: do not ask again and again before it is looked at.
+            await self._wait(wait_seconds)
+        return batch
 
     async def commit(self, conn: Connection, batch: Batch) -> None:
         """Inside the caller's transaction: fence the partitions' leases, then move the positions.
@@ -98,7 +104,7 @@ class KafkaInput:
         """
         last = {(r.topic, r.partition): r.timestamp_ms for r in batch.records}
         moves = [
-            positions.Move(*tp, batch.from_offsets[tp], batch.next_offsets[tp], last.get(tp))
+            positions.Move(*tp, batch.from_offsets[tp], batch.next_offsets[tp], last.get(tp), batch.topic_ids[tp])
             for tp in sorted(batch.next_offsets)
         ]
         lanes: dict[str, dict[int, int]] = {}
@@ -186,71 +192,24 @@ class KafkaInput:
                 await owner.task
                 del self._owners[topic]
             if wanted and topic not in self._owners:
-                self._owners[topic] = _TopicOwner(self._partitions, self._context, self._scope, topic, wanted, tasks)
+                self._owners[topic] = TopicOwner(self._partitions, self._context, self._scope, topic, wanted, tasks)
         self._known = [(topic, lane) for topic, owner in self._owners.items() for lane in owner.lanes_of_topic]
         for owner in self._owners.values():
             await owner.lanes.ready.wait()
-        await self._look_at_lost()
+        await self._assignment.look(consumer)
+        self._report_stopped()
         self.looked.set()
 
-    async def _look_at_lost(self) -> None:
-        """Read on where a person moved a lost position; tell what stands still."""
-        if self._partitions.lost:
-            stored = await self._stored()
-            for partition, (offset, _) in list(self._partitions.lost.items()):
-                if partition not in stored or stored[partition].next_offset != offset:
-                    self._partitions.found(partition)
-        self._report_stopped()
-
-    async def _assign(self, consumer: Consumer) -> None:
-        """Read exactly what is owned; partitions that are new to us from their stored positions on."""
-        state = self._partitions
-        state.assigned = True
-        epochs, fresh = dict(state.owned), state.fresh()
-        if fresh:
-            stored, earliest, head = await self._stored(), await consumer.earliest(fresh), await consumer.head(fresh)
-            starts = {tp: earliest[tp] for tp in fresh if tp not in stored}
-            with translate():
-                async with self._context.pool.acquire() as conn:
-                    await positions.begin(conn, self._scope, starts)
-            for tp in fresh:
-                if state.owned.get(tp) != epochs[tp]:
-                    continue
-                offset = stored[tp].next_offset if tp in stored else starts[tp]
-                if earliest[tp] <= offset <= head[tp]:
-                    state.start(tp, offset)
-                else:
-                    self._lose(tp, offset, earliest[tp], head[tp])
-        await consumer.assign(state.reading, state.held.keys() & state.reading.keys())
-
-    async def _stored(self) -> Mapping[Partition, positions.Stored]:
-        with translate():
-            async with self._context.pool.acquire() as conn:
-                return await positions.load(conn, self._scope, self._topics)
-
-    async def _out_of_range(self, consumer: Consumer, fetched: Fetched) -> None:
-        """Retention passed us while we were reading."""
-        gone = [tp for tp in fetched.out_of_range if tp in self._partitions.reading]
-        if gone:
-            earliest, head = await consumer.earliest(gone), await consumer.head(gone)
-            for tp in gone:
-                self._lose(tp, self._partitions.reading[tp], earliest[tp], head[tp])
-
-    def _lose(self, partition: Partition, offset: int, earliest: int, head: int) -> None:
-        topic, number = partition
-        cause = "retention removed the events between" if offset < earliest else "the topic was made anew"
-        error = PositionLost(
-            f"Kafka topic {topic!r} partition {number}: the stored offset {offset} is outside of {earliest}..{head},"
-            f" what Kafka has ({cause}): restore the events, or accept the gap and set next_offset to {earliest}"
-            f" in its row of marty.kafka_position (scope {self._scope!r})"
-        )
-        self._partitions.lose(partition, offset, error)
-        self._report_stopped()
+    async def _wait(self, seconds: float) -> None:
+        """Until something is gained, at most so long."""
+        self._partitions.changed.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._partitions.changed.wait(), seconds)
 
     def _report_stopped(self) -> None:
         """The other partitions flow on, so only a worker with nothing else to read is blocked."""
         state, stopped = self._partitions, self._partitions.all_stand_still
-        self._report(ProblemReason.POSITION_LOST, [error for _, error in state.lost.values()], stopped=stopped)
+        self._report(ProblemReason.POSITION_LOST, [lost.error for lost in state.lost.values()], stopped=stopped)
         self._report(ProblemReason.POISON_EVENT, [error for _, error in state.held.values()], stopped=stopped)
 
     def _report(self, reason: ProblemReason, errors: Sequence[MartyError], *, stopped: bool) -> None:
@@ -258,38 +217,9 @@ class KafkaInput:
         if errors:
             self._shown.add(reason)
             blocking, unmet = stopped and self._blocking, stopped and not self._blocking
-            self._context.board.report(reason, "; ".join(map(str, errors)), blocking=blocking, unmet=unmet)
+            # Partitions that stand still for the same reason are told once.
+            message = "; ".join(dict.fromkeys(map(str, errors)))
+            self._context.board.report(reason, message, blocking=blocking, unmet=unmet)
         elif reason in self._shown:
             self._shown.discard(reason)
             self._context.board.clear(reason)
-
-
-class _TopicOwner:
-    """Owns the partitions of one topic: the lanes of the scope `<role>:<resource>#<topic>`."""
-
-    def __init__(
-        self,
-        partitions: Partitions,
-        context: Context,
-        scope: str,
-        topic: str,
-        lanes_of_topic: Sequence[int],
-        tasks: asyncio.TaskGroup,
-    ) -> None:
-        self._partitions = partitions
-        self._topic = topic
-        self.lanes_of_topic = lanes_of_topic
-        self.stop = asyncio.Event()
-        self.lanes = LaneOwner(context.pool, f"{scope}#{topic}", context.holder, lanes_of_topic, self)
-        self.task = tasks.create_task(self.lanes.run(self.stop))
-
-    async def gained(self, epochs: Mapping[int, int]) -> None:
-        self._partitions.gained({(self._topic, lane): epoch for lane, epoch in epochs.items()})
-
-    async def drain(self, lanes: Sequence[int]) -> None:
-        partitions = [(self._topic, lane) for lane in lanes]
-        self._partitions.dropped(partitions)
-        await self._partitions.finished(partitions)
-
-    def dropped(self, lanes: Sequence[int]) -> None:
-        self._partitions.dropped([(self._topic, lane) for lane in lanes])

@@ -11,6 +11,7 @@ import asyncpg
 from marty_msf.store import positions
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.consumer import Consumer, Partition
+from marty_msf.worker.kafka_loss import made_anew
 
 #: Status, metrics and probes may all ask; Kafka is asked once.
 CACHE_SECONDS: Final = 1.0
@@ -47,8 +48,11 @@ class LagMeter:
                         stored = await positions.load(conn, self._scope, topics)
                 now = time.time()
                 head = await consumer.head(partitions)
-                first = await consumer.earliest([partition for partition in partitions if partition not in stored])
-                self._lag = self._compare(stored, first, head, now)
+                ids = await consumer.topic_ids(partitions)
+                # Of a topic that was made anew nothing is applied yet: its positions belong to the former one.
+                read = {tp: at for tp, at in stored.items() if not made_anew(at.topic_id, ids.get(tp))}
+                first = await consumer.earliest([partition for partition in partitions if partition not in read])
+                self._lag = self._compare(read, first, head, now)
                 self._read_at = time.monotonic()
             return self._lag
 

@@ -6,9 +6,11 @@ Only bookkeeping: no connection is used here. `KafkaInput` reads and writes, its
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from uuid import UUID
 
-from marty_msf.core.errors import PoisonEvent, PositionLost
+from marty_msf.core.errors import PoisonEvent
 from marty_msf.worker.broker.consumer import Fetched, Partition, Record
+from marty_msf.worker.kafka_loss import Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Batch:
     from_offsets: Mapping[Partition, int] = field(default_factory=dict)
     #: Lease epoch under which each partition was read: what a caller remembers under it nobody else has changed.
     epochs: Mapping[Partition, int] = field(default_factory=dict)
+    #: The topic that each partition was read from; None when nobody knows.
+    topic_ids: Mapping[Partition, UUID | None] = field(default_factory=dict)
 
     def until(self, stops: Mapping[Partition, int]) -> "Batch":
         """The same batch without the records from these offsets on; committed in its place."""
@@ -42,10 +46,12 @@ class Partitions:
         self.owned: dict[Partition, int] = {}
         #: Partition -> next offset to read; a partition that is owned but not here has yet to be looked up.
         self.reading: dict[Partition, int] = {}
+        #: For each partition being read, the id of the topic in its stored position; None when nobody knows.
+        self.topic_ids: dict[Partition, UUID | None] = {}
         #: Partition -> offset that the caller cannot apply; nothing is read from there on.
         self.held: dict[Partition, tuple[int, PoisonEvent]] = {}
-        #: Partition -> stored offset that Kafka has no more; nothing is read.
-        self.lost: dict[Partition, tuple[int, PositionLost]] = {}
+        #: Partition -> why its stored position means nothing in Kafka; nothing is read.
+        self.lost: dict[Partition, Lost] = {}
         #: Whether the consumer reads exactly what stands here.
         self.assigned = False
         #: Set when something is gained.
@@ -62,7 +68,7 @@ class Partitions:
     def dropped(self, partitions: Sequence[Partition]) -> None:
         """These partitions are not ours any more."""
         for partition in partitions:
-            for state in (self.owned, self.reading, self.held, self.lost):
+            for state in (self.owned, self.reading, self.topic_ids, self.held, self.lost):
                 state.pop(partition, None)
         self.assigned = False
 
@@ -76,16 +82,18 @@ class Partitions:
         """Owned partitions whose position has yet to be looked up."""
         return [tp for tp in self.owned if tp not in self.reading and tp not in self.lost]
 
-    def start(self, partition: Partition, offset: int) -> None:
-        """Read from `offset` on. A held event behind it is read again, because what came before it was rolled back."""
+    def start(self, partition: Partition, offset: int, topic_id: UUID | None) -> None:
+        """Read from `offset` of this topic on. A held event behind it is read again, because what came before it was rolled back."""
         self.reading[partition] = offset
+        self.topic_ids[partition] = topic_id
         if partition in self.held and offset < self.held[partition][0]:
             del self.held[partition]
 
-    def lose(self, partition: Partition, offset: int, error: PositionLost) -> None:
-        """Kafka does not have `offset` any more."""
-        self.reading.pop(partition, None)
-        self.lost[partition] = (offset, error)
+    def lose(self, partition: Partition, lost: Lost) -> None:
+        """Kafka has nothing any more that the position could stand for."""
+        for state in (self.reading, self.topic_ids, self.held):
+            state.pop(partition, None)
+        self.lost[partition] = lost
         self.assigned = False
 
     def found(self, partition: Partition) -> None:
@@ -106,7 +114,13 @@ class Partitions:
         records = fetched.records
         if len(ours) != len(fetched.positions):
             records = [r for r in records if (r.topic, r.partition) in moved]
-        batch = Batch(records, moved, {tp: self.reading[tp] for tp in moved}, {tp: epochs[tp] for tp in moved})
+        batch = Batch(
+            records,
+            moved,
+            {tp: self.reading[tp] for tp in moved},
+            {tp: epochs[tp] for tp in moved},
+            {tp: self.topic_ids[tp] for tp in moved},
+        )
         self.reading.update(moved)
         self._in_work.append(batch)
         return batch
@@ -120,6 +134,7 @@ class Partitions:
         """Forget the batches given out; every position is looked up again."""
         self._in_work.clear()
         self.reading.clear()
+        self.topic_ids.clear()
         self.assigned = False
         self._returned.set()
 

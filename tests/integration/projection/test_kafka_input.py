@@ -175,24 +175,6 @@ async def test_retention_that_passes_a_reading_worker_is_noticed_too(
     assert await rows(conn) == {}
 
 
-async def test_a_topic_that_was_made_anew_is_not_taken_for_the_old_one(
-    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Topics
-) -> None:
-    topic = topic_factory("orders", partitions=1)
-    value = spec(kafka_bootstrap, topic)
-    publish(kafka_bootstrap, topic, [created(1), created(2)])
-    async with projecting(postgres_url, value):
-        await eventually(lambda: applied(conn), lambda count: count == 2)
-    kafka.delete_topics(kafka_bootstrap, [topic])
-    await eventually(lambda: asyncio.to_thread(_created_anew, kafka_bootstrap, topic))
-    publish(kafka_bootstrap, topic, [created(3)])
-    async with projecting(postgres_url, value) as running:
-        await eventually(lambda: _current(running.board.current()), bool)
-        (problem,) = running.board.current()
-    assert problem.reason is ProblemReason.POSITION_LOST
-    assert "made anew" in problem.message
-
-
 async def test_lag_is_the_distance_to_the_real_head_also_of_partitions_that_others_own(
     postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Topics
 ) -> None:
@@ -229,17 +211,6 @@ async def test_a_broker_that_is_killed_is_reported_and_read_on_when_it_is_back(
             await eventually(lambda: applied(conn), lambda count: count == 30, seconds=40)
             await eventually(lambda: _current(running.board.current()), lambda current: not current)
     assert len(await rows(conn)) == 30
-
-
-def _created_anew(bootstrap: str, topic: str) -> bool:
-    """Deletion goes on in the background; until it is done the name is taken."""
-    try:
-        kafka.create_topic(bootstrap, topic, 1)
-    except Exception as error:
-        if "already exists" in str(error):
-            return False
-        raise
-    return True
 
 
 async def _current(problems: Sequence[Problem]) -> Sequence[Problem]:

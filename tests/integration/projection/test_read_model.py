@@ -186,7 +186,7 @@ async def test_of_two_projections_that_start_at_once_one_gets_the_table(postgres
 
 
 async def test_a_projection_is_reset_only_while_it_is_stopped(conn: asyncpg.Connection) -> None:
-    await positions.begin(conn, SCOPE, {("orders", 0): 5})
+    await positions.begin(conn, SCOPE, {("orders", 0): positions.Start(5, None)})
     streams = await projection.open_streams(conn, SCOPE, [("orders", 0, b"s")])
     await projection.raise_sequences(conn, {streams["orders", 0, b"s"]: {b"k": 7}})
     await projection.count(conn, SCOPE, [projection.Passed("orders", 0, 3, 1)])

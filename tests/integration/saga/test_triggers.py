@@ -17,6 +17,7 @@ from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga.role import SagaRole
 from tests.integration.saga.sagas import QUICK, Shop, ended, pool_of, told
+from tests.support import kafka
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
@@ -138,6 +139,27 @@ async def test_a_missing_topic_does_not_stop_what_runs_and_is_read_once_it_is_th
         assert await ended(conn, 1) == {"Completed": 1}
         await eventually(told(lambda: [p.reason for p in board.current()] == [ProblemReason.TOPIC_UNAVAILABLE]))
         assert not board.blocked
+
+
+async def test_a_topic_made_anew_starts_nothing_until_a_person_accepts_it_and_does_not_stop_what_runs(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory("orders", partitions=1)
+    saga = config(topic, kafka_bootstrap, businessKey="event.id")
+    produce(kafka_bootstrap, topic, ("e1", "order_created", b'{"id": 1}'))
+    async with role(postgres_url, saga, Shop()):
+        await ended(conn, 1)
+    await asyncio.to_thread(kafka.recreate_topic, kafka_bootstrap, topic, 1)
+    produce(kafka_bootstrap, topic, *((f"e{n}", "order_created", b'{"id": %d}' % n) for n in range(2, 6)))
+
+    async with role(postgres_url, saga, Shop()) as (_, board):
+        await eventually(told(lambda: [p.reason for p in board.current()] == [ProblemReason.POSITION_LOST]))
+        (problem,) = board.current()
+        assert (problem.blocking, problem.unmet) == (False, True)
+        assert await conn.fetchval("SELECT count(*) FROM marty.saga_instance") == 1
+        await conn.execute(problem.message[problem.message.index("UPDATE") :])
+        assert await ended(conn, 5) == {"Completed": 5}
+        await eventually(told(lambda: board.current() == []))
 
 
 def _position(conn: asyncpg.Connection) -> Callable[[], Any]:

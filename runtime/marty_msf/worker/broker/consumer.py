@@ -4,34 +4,20 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+from uuid import UUID
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import (
-    InvalidTopicError,
-    KafkaError,
-    NoBrokersAvailable,
-    NoError,
-    OffsetOutOfRangeError,
-    TopicAuthorizationFailedError,
-    UnknownTopicOrPartitionError,
-    for_code,
-)
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka import TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 
 from marty_msf.core.errors import TopicUnavailable
 from marty_msf.worker.broker.errors import translate
+from marty_msf.worker.broker.reading_client import ReadingClient
 
 Partition = tuple[str, int]
 
 #: The broker answers requests of one connection in order, so nothing of ours waits longer behind an idle fetch.
 FETCH_WAIT_MS: Final = 200
 REQUEST_TIMEOUT_MS: Final = 10_000
-
-_REMEDIES: Final[Mapping[type[Exception], str]] = {
-    UnknownTopicOrPartitionError: "does not exist: create it or correct the name; it is read as soon as it appears",
-    TopicAuthorizationFailedError: "is forbidden to this client: grant it Read and Describe on the topic",
-    InvalidTopicError: "has a name that Kafka refuses: correct it",
-}
 
 
 class Record(NamedTuple):
@@ -56,45 +42,15 @@ class Fetched:
     #: Partitions whose position no longer exists in Kafka.
     out_of_range: Collection[Partition] = ()
 
-
-class _Client(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no types
-    async def describe(self, topics: Sequence[str]) -> Mapping[str, Sequence[int] | TopicUnavailable]:
-        """Partitions of just these topics. aiokafka itself asks for all topics of the cluster, or creates missing ones."""
-        answer = await self._ask_any(MetadataRequest(list(topics), allow_auto_topic_creation=False))
-        found: dict[str, Sequence[int] | TopicUnavailable] = {}
-        for code, topic, _, partitions in answer.topics:
-            error = for_code(code)
-            if remedy := _REMEDIES.get(error):
-                found[topic] = TopicUnavailable(f"Kafka topic {topic!r} {remedy}")
-            elif error is not NoError:
-                raise error(topic)
-            else:
-                found[topic] = sorted(partition for _, partition, *_ in partitions)
-        return found
-
-    async def stop(self) -> None:
-        """aiokafka awaits the fetches it has just cancelled: it then ends like a cancelled task itself, half closed."""
-        try:
-            await super().stop()
-        except asyncio.CancelledError:
-            await self._client.close()
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-
-    async def refresh(self) -> None:
-        """Let the client itself learn about new partitions and their leaders."""
-        await self._client.force_metadata_update()
-
-    async def _ask_any(self, request: MetadataRequest) -> Any:
-        """The answer of the first broker that gives one."""
-        failure: KafkaError = NoBrokersAvailable("no Kafka broker is known")
-        for broker in self._client.cluster.brokers():
-            try:
-                return await self._client.send(broker.nodeId, request)
-            except KafkaError as error:
-                failure = error
-        raise failure
+    def of(self, partitions: Collection[Partition]) -> "Fetched":
+        """What these partitions brought."""
+        if len(partitions) == len(self.positions):
+            return self
+        return Fetched(
+            [record for record in self.records if (record.topic, record.partition) in partitions],
+            {partition: self.positions[partition] for partition in partitions},
+            [partition for partition in self.out_of_range if partition in partitions],
+        )
 
 
 class Consumer:
@@ -104,7 +60,7 @@ class Consumer:
     """
 
     def __init__(self, bootstrap_servers: str, client_id: str) -> None:
-        self._client = _Client(
+        self._client = ReadingClient(
             bootstrap_servers=bootstrap_servers.split(","),
             client_id=client_id,
             group_id=None,
@@ -115,6 +71,8 @@ class Consumer:
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
         self._assigned: Collection[TopicPartition] = ()
+        #: Who led each partition when it was assigned.
+        self._leaders: Mapping[Partition, int | None] = {}
         self._servers = bootstrap_servers
 
     async def start(self) -> None:
@@ -137,6 +95,7 @@ class Consumer:
         with translate(self._servers):
             if any(self._client.partitions_for_topic(topic) is None for topic, _ in offsets):
                 await self._client.refresh()
+        self._leaders = {tuple(partition): self._client.leader(partition) for partition in self._assigned}
         self._client.assign(self._assigned)
         for partition in self._assigned:
             self._client.seek(partition, offsets[partition])
@@ -163,6 +122,34 @@ class Consumer:
                 Record(r.topic, r.partition, r.offset, r.key, r.value, dict(r.headers), r.timestamp) for r in batch
             )
         return Fetched(records, {tuple(tp): await self._client.position(tp) for tp in self._assigned}, out_of_range)
+
+    async def topic_ids(self, partitions: Collection[Partition]) -> Mapping[Partition, UUID | None]:
+        """The id of each partition's topic as its leader knows it now; None from brokers that have no ids.
+
+        A partition is missing when its leader does not answer or does not know its topic. A broker learns of a topic
+        before it opens the topic's partitions: an answer after a fetch or an offset from this leader is never older.
+        """
+        asked: dict[int, set[str]] = {}
+        leaders = {partition: self._client.leader(TopicPartition(*partition)) for partition in partitions}
+        for (topic, _), leader in leaders.items():
+            if leader is not None:
+                asked.setdefault(leader, set()).add(topic)
+        answers = await asyncio.gather(*(self._client.topic_ids(node, topics) for node, topics in asked.items()))
+        told = dict(zip(asked, answers, strict=True))
+        return {
+            partition: told[leader][partition[0]]
+            for partition, leader in leaders.items()
+            if leader is not None and partition[0] in told[leader]
+        }
+
+    async def topic_ids_read(self, partitions: Collection[Partition]) -> Mapping[Partition, UUID | None]:
+        """The ids of the topics that everything fetched so far came from: whatever Kafka answers later is not in it.
+
+        Partitions that have changed their leader since `assign` are missing: the new one may know less than the one
+        that was read from.
+        """
+        same = [tp for tp in partitions if self._leaders.get(tp) == self._client.leader(TopicPartition(*tp))]
+        return await self.topic_ids(same)
 
     async def earliest(self, partitions: Collection[Partition]) -> Mapping[Partition, int]:
         """First offset that retention left in each partition."""
