@@ -17,7 +17,7 @@ ID = UUID("0b7bb1c2-7d5b-4a4e-9c0c-2f8a5b1d0e11")
 def test_the_newest_version_that_both_sides_know_is_spoken(newest: int, spoken: int) -> None:
     request = TopicIdsRequest(["orders"]).prepare({METADATA: (0, newest)})
 
-    assert request.API_VERSION == spoken
+    assert spoken == request.API_VERSION
 
 
 def test_an_answer_of_version_10_is_understood() -> None:
