@@ -23,7 +23,7 @@ from marty_msf.core.windows import Position
 from marty_msf.store import outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.producer import Producer, Sent
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import first_error, to_its_end
 from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, Settled, split
 from marty_msf.worker.relay.reading import Reading, read
 
@@ -368,6 +368,14 @@ class Relay:
                     published[lane] = published.get(lane, 0) + settled.published.get(lane, 0)
         if not lanes:
             return 0
+        # An error of the broker cancels what goes on beside it: a position that is stored and not remembered would let
+        # its events be sent, and counted, once more.
+        await to_its_end(self._write(lanes, positions, published))
+        return sum(published.values())
+
+    async def _write(
+        self, lanes: Mapping[int, _Lane], positions: Mapping[int, Position], published: Mapping[int, int]
+    ) -> None:
         epochs = {lane: state.epoch for lane, state in lanes.items()}
         with translate():
             async with self._pool.acquire() as conn:
@@ -378,4 +386,3 @@ class Relay:
             state.stored = positions[lane]
             if published[lane]:
                 self._refused.pop(lane, None)
-        return sum(published.values())
