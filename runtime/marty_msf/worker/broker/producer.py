@@ -47,6 +47,13 @@ class Producer(Protocol):
 
 
 class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._take = self._message_accumulator.drain_by_nodes
+        self._message_accumulator.drain_by_nodes = self._take_unless_refused
+        self._on_their_way: list[Any] = []
+        self._refused = False
+
     async def describe(self, topic: str) -> int:
         """Number of partitions, asked of the broker when it is not known yet; 0 when the topic is missing or forbidden."""
         found = self._metadata.partitions_for_topic(topic)
@@ -63,6 +70,20 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
             sending.cancel()
             await asyncio.wait({sending}, timeout=CLOSE_SECONDS)
         await self.client.close()
+
+    def _take_unless_refused(self, *given: Any, **named: Any) -> Any:
+        """What aiokafka sends next: nothing any more once a batch was refused.
+
+        New data may wake its sender after a refusal and before the callbacks that tell of it have run. A broker that
+        has no batch of this session yet takes one whose sequence does not begin at 0, and with it a wrong order.
+        """
+        self._refused = self._refused or any(_failed(batch.future) for batch in self._on_their_way)
+        if self._refused:
+            return {}, False
+        batches, leaders_unknown = self._take(*given, **named)
+        self._on_their_way = [batch for batch in self._on_their_way if not batch.future.done()]
+        self._on_their_way += chain.from_iterable(found.values() for found in batches.values())
+        return batches, leaders_unknown
 
     @property
     def halted(self) -> bool:
@@ -82,6 +103,10 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
         for batch in rest:
             # Nobody may be waiting for it: asked for once, so that asyncio does not call it forgotten.
             batch._drain_waiter.exception()
+
+
+def _failed(future: "asyncio.Future[Any]") -> bool:
+    return future.done() and not future.cancelled() and future.exception() is not None
 
 
 class KafkaProducer:
@@ -195,7 +220,7 @@ class KafkaProducer:
 
     def _decided(self, future: "asyncio.Future[Any]") -> None:
         self._unacknowledged.discard(future)
-        if not future.cancelled() and future.exception() is not None:
+        if _failed(future):
             self._client.halt()
 
     def _too_large(self, batch: Sent) -> BrokerUnavailable | PoisonEvent:
