@@ -1,0 +1,51 @@
+"""Nothing gets into Kafka behind a refused batch, not even when new data wakes the sender at that very moment."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from marty_msf.core.errors import BrokerUnavailable, MartyError, PoisonEvent
+from marty_msf.worker.broker.producer import KafkaProducer
+from tests.support.kafka import read_topic
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+
+SESSIONS = 60
+#: So many that some is free for new data at any moment.
+OTHERS = 100
+
+
+async def keep_waking(producer: KafkaProducer, topic: str, stop: asyncio.Event) -> None:
+    """Other data all the time, for a partition after the other."""
+    number = 0
+    while not stop.is_set():
+        number += 1
+        try:
+            sent = await producer.send({(topic, number % OTHERS): [(b"k", b"v", [])]})
+            for it in sent:
+                it.acknowledged.add_done_callback(lambda future: future.cancelled() or future.exception())
+        except MartyError:
+            return
+        await asyncio.sleep(0)
+
+
+async def test_nothing_gets_in_behind_a_refused_batch(kafka_bootstrap: str, topic_factory: Callable[..., str]) -> None:
+    small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
+    other = topic_factory("other", partitions=OTHERS)
+    for _ in range(SESSIONS):
+        producer, stop = KafkaProducer(kafka_bootstrap, {}), asyncio.Event()
+        await producer.start()
+        waking = asyncio.create_task(keep_waking(producer, other, stop))
+        try:
+            first = await producer.send({(small, 0): [(b"a", b"x" * 5000, [])]})
+            behind = asyncio.create_task(producer.send({(small, 0): [(b"a", b"behind", [])]}))
+            with pytest.raises(PoisonEvent):
+                await producer.acknowledged(first)
+            with pytest.raises(BrokerUnavailable):
+                await producer.acknowledged(await behind)
+        finally:
+            stop.set()
+            await producer.stop()
+            await waking
+    assert await asyncio.to_thread(read_topic, kafka_bootstrap, small) == []
