@@ -52,6 +52,14 @@ class InvalidDatabaseUrl(DatabaseUnavailable):
     retryable = False
 
 
+class DatabaseMissing(MartyError):
+    """No database is configured, and the embedded one cannot be used here."""
+
+
+class NotRunning(MartyError):
+    """The call needs a component that was not started, or that runs already."""
+
+
 class BrokerUnavailable(MartyError):
     """Kafka refused or dropped the connection, or did not acknowledge in time; the bytes may have arrived."""
 
@@ -66,6 +74,10 @@ class TopicUnavailable(MartyError):
 
 class PoisonEvent(MartyError):
     """An event that cannot be applied as it is; the position stays before it, so nothing is lost."""
+
+
+class InvalidEvent(MartyError):
+    """An event that cannot be published as it is: its topic, type, key, headers or size."""
 
 
 class ReadModelMismatch(MartyError):

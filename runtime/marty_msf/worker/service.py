@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine
-from typing import Final
+from typing import Final, Protocol
 
 import asyncpg
 from aiohttp import web
@@ -26,7 +26,7 @@ from marty_msf.worker.board import Board
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.http import Surface, application
 from marty_msf.worker.metrics import new_registry
-from marty_msf.worker.role import Context, Role
+from marty_msf.worker.role import Context
 from marty_msf.worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,13 @@ async def serve(config: SagaConfig | RelayConfig | ProjectionConfig, settings: S
         await close(pool)
 
 
-async def supervise(role: "Role | _Paused", pool: asyncpg.Pool, board: Board, stop: asyncio.Event) -> None:
+class Work(Protocol):
+    """What can be supervised: Role.run."""
+
+    async def run(self, stop: asyncio.Event) -> None: ...
+
+
+async def supervise(role: Work, pool: asyncpg.Pool, board: Board, stop: asyncio.Event) -> None:
     """Run the role, again and again after errors, until `stop`."""
     backoff = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
     while not stop.is_set():

@@ -1,0 +1,1 @@
+"""An order without anybody in the middle: three services that follow each other's events."""

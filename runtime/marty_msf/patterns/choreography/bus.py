@@ -1,0 +1,264 @@
+"""The event bus of one service: events leave with the transaction that causes them, and are handled once each.
+
+Publishing goes through the outbox, which a relay (an OutboxRelay, or `marty run relay`) brings to Kafka; handling reads
+Kafka itself. Both need the service's own Postgres, and nothing else is shared between services.
+"""
+
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import orjson
+from asyncpg import Connection
+
+from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, NotRunning
+from marty_msf.patterns.choreography.consumer import Retries
+from marty_msf.patterns.choreography.event import TRACE
+from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
+from marty_msf.patterns.choreography.running import Running
+from marty_msf.patterns.database import opened
+from marty_msf.patterns.settings import from_process
+from marty_msf.store import inbox, outbox_enqueue
+from marty_msf.store.database import translate
+from marty_msf.store.inbox import Parked
+from marty_msf.worker.board import Board
+from marty_msf.worker.metrics import new_registry
+from marty_msf.worker.role import Context
+
+NAMESPACE: Final = "_python"
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+#: Beside one for each partition handled at once: positions, leases, the inbox's upkeep, transactions of the service.
+FURTHER_CONNECTIONS: Final = 4
+COUNTED: Final = 1000
+
+HandlerT = TypeVar("HandlerT", bound=EventHandler)
+
+
+class EventBus:
+    """Publishes and handles the events of one service.
+
+    Processes of one service give the same `name`: they share the partitions of the topics. Each service (name) handles
+    each event once, whatever is redelivered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        topic: str,
+        *,
+        reads: Collection[str] | None = None,
+        bootstrap_servers: str | None = None,
+        database_url: str | None = None,
+        retries: Retries | None = None,
+        handler_timeout_seconds: float = 30,
+        remember_hours: int = 168,
+        concurrency: int = 8,
+        data_directory: Path | None = None,
+    ) -> None:
+        """`topic` is what `publish` writes to; `reads` are the topics whose events are handled, by default the same.
+
+        `bootstrap_servers` is by default MARTY_KAFKA_BOOTSTRAP_SERVERS and only needed for handling; the database is
+        found as SagaOrchestrator finds it. Handled events are remembered for `remember_hours`: longer than any
+        redelivery. `concurrency` bounds the partitions handled at once. Raises InvalidDefinition.
+        """
+        if not NAME.fullmatch(name):
+            raise InvalidDefinition(
+                "name", f"{name!r} is no name", "use letters, digits, '.', '_' and '-', at most 200"
+            )
+        self._name = name
+        self._topic = topic
+        self._reads = sorted({topic} if reads is None else set(reads))
+        self._bootstrap_servers = bootstrap_servers
+        self._database_url = database_url
+        self._data_directory = data_directory
+        self._retries = retries or Retries()
+        self._timeout_seconds = handler_timeout_seconds
+        self._remember_hours = remember_hours
+        self._concurrency = concurrency
+        self._handlers: dict[str, list[EventHandler]] = {}
+        self._board = Board()
+        self._running: Running | None = None
+        self._stack = AsyncExitStack()
+
+    def subscribe(self, event_type: str, handler: EventHandler) -> None:
+        """`await handler(event)` for each event of this type; several handlers of a type are one transaction.
+
+        Raises NotRunning after `start`: events that were read by then would be missing.
+        """
+        if self._running:
+            raise NotRunning(f"event bus {self._name!r} runs already: subscribe before start()")
+        if not callable(handler):
+            raise InvalidDefinition(f"handler of {event_type!r}", "cannot be called", "give a coroutine function")
+        self._handlers.setdefault(event_type, []).append(handler)
+
+    def handler(self, event_type: str) -> Callable[[HandlerT], HandlerT]:
+        """`subscribe` as a decorator."""
+
+        def subscribed(function: HandlerT) -> HandlerT:
+            self.subscribe(event_type, function)
+            return function
+
+        return subscribed
+
+    async def start(self) -> None:
+        """Connect, and handle events until `stop` if anything is subscribed.
+
+        Raises DatabaseUnavailable, SchemaOutdated, DatabaseMissing; Kafka's absence and later losses are waited out.
+        """
+        if self._running:
+            raise NotRunning(f"event bus {self._name!r} runs already: call stop() before the next start()")
+        servers = self._bootstrap_servers or from_process().kafka_bootstrap_servers
+        if self._handlers and not servers:
+            raise InvalidDefinition(
+                "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
+            )
+        async with AsyncExitStack() as stack:
+            resource = f"{NAMESPACE}/{self._name}"
+            size = self._concurrency + FURTHER_CONNECTIONS
+            pool = await stack.enter_async_context(
+                opened(self._database_url, self._data_directory, f"marty-events {resource}", size)
+            )
+            holder = f"{self._name}/{secrets.token_hex(4)}"
+            running = Running(
+                Context(pool, holder, resource, self._board, new_registry(self._board)),
+                self._handlers,
+                bootstrap_servers=servers or "",
+                topics=self._reads,
+                retries=self._retries,
+                timeout_seconds=self._timeout_seconds,
+                remember_hours=self._remember_hours,
+                concurrency=self._concurrency,
+            )
+            self._stack = stack.pop_all()
+        self._running = running
+        running.start()
+
+    async def stop(self) -> None:
+        """Finish the events in work and let go of Kafka and the database. Does nothing when it does not run."""
+        running, self._running = self._running, None
+        if running:
+            try:
+                await running.stop()
+            finally:
+                await self._stack.aclose()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A transaction of the service's database; `publish` within it takes part."""
+        pool = self._at_work().context.pool
+        with translate():
+            conn = await pool.acquire()
+        try:
+            # What the service's own statements raise is its own business.
+            async with conn.transaction():
+                token = ONGOING.set(Ongoing(conn, None))
+                try:
+                    yield conn
+                finally:
+                    ONGOING.reset(token)
+        finally:
+            await pool.release(conn)
+
+    async def publish(
+        self,
+        event_type: str,
+        payload: Any,
+        *,
+        aggregate_id: str | None = None,
+        aggregate_type: str = "",
+        topic: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        connection: Connection | None = None,
+    ) -> None:
+        """Add an event to the transaction: it is published if and only if that commits.
+
+        The transaction is `connection`'s (asyncpg), else that of the event being handled or of `transaction()`. Events
+        with one `aggregate_id` keep their order; within a handler it is by default that of the event handled. `payload`
+        is any JSON value. Raises InvalidEvent and NotRunning; after an InvalidEvent the transaction can only roll back.
+        """
+        ongoing = ONGOING.get()
+        conn = connection or (ongoing.connection if ongoing else None)
+        if conn is None:
+            raise NotRunning(
+                f"event {event_type!r} is published outside of a transaction: use `async with bus.transaction()`, "
+                "or give the connection whose transaction it belongs to"
+            )
+        cause = ongoing.event if ongoing and conn is ongoing.connection else None
+        key = aggregate_id if aggregate_id is not None else cause.aggregate_id if cause else None
+        if not key:
+            raise InvalidEvent(f"event {event_type!r} has no aggregate_id: give the id of what it is about")
+        try:
+            encoded = orjson.dumps(payload)
+        except TypeError as error:
+            raise InvalidEvent(f"event {event_type!r}: its payload is no JSON ({error}): give JSON values") from None
+        own = dict(headers or {})
+        if cause and TRACE in cause.headers:
+            own.setdefault(TRACE, cause.headers[TRACE])
+        await outbox_enqueue.enqueue(conn, topic or self._topic, event_type, encoded, key, aggregate_type, own)
+
+    async def parked(self, limit: int = 100) -> list[Parked]:
+        """The oldest events whose handler failed for good, and those that wait behind them."""
+        running = self._at_work()
+        with translate():
+            async with running.context.pool.acquire() as conn:
+                return await inbox.parked(conn, running.consumer, limit)
+
+    async def redrive(self, aggregate_id: str | None = None, *, limit: int = 100) -> int:
+        """Handle parked events again, of one aggregate or of up to `limit`; returns how many were handled.
+
+        Each aggregate's events go in their order, up to the first that fails again. Raises DatabaseUnavailable.
+        """
+        running = self._at_work()
+        key = aggregate_id.encode() if aggregate_id is not None else None
+        with translate():
+            async with running.context.pool.acquire() as conn:
+                heads = await inbox.heads(conn, running.consumer, key, limit)
+        handled = 0
+        for number, head in heads:
+            try:
+                while await running.redrive_first(number, head):
+                    handled += 1
+            except HandlerFailed:
+                # Told by its row; the other aggregates go on.
+                continue
+        return handled
+
+    async def discard(self, event_id: str) -> int:
+        """Give a parked event up: it counts as handled, and what waits behind it can be redriven. Returns 0 or 1."""
+        running = self._at_work()
+        with translate():
+            async with running.context.pool.acquire() as conn:
+                return await inbox.discard(conn, running.consumer, event_id)
+
+    async def health_check(self) -> dict[str, Any]:
+        """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""
+        if self._running is None:
+            return {"status": "unhealthy", "problems": ["the event bus is not started"]}
+        problems, parked = [problem.message for problem in self._board.current()], None
+        blocked = self._board.blocked
+        try:
+            with translate():
+                async with self._running.context.pool.acquire() as conn:
+                    parked = await inbox.count_parked(conn, self._running.consumer, COUNTED)
+        except MartyError as error:
+            problems, blocked = [str(error), *problems], True
+        status = "unhealthy" if blocked else "degraded" if problems or parked else "healthy"
+        return {"status": status, "problems": problems, "parked_events": parked}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _at_work(self) -> Running:
+        if self._running is None:
+            raise NotRunning(f"event bus {self._name!r} is not started: await start() first")
+        return self._running

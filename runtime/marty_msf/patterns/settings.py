@@ -1,0 +1,45 @@
+"""What the library takes from the environment when the caller gives nothing."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+#: Data of the embedded PostgreSQL, of root and of everybody else.
+_OF_ROOT: Final = Path("/var/lib/marty/postgres")
+_OF_USERS: Final = Path("marty/postgres")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The environment variables of the library."""
+
+    #: MARTY_DATABASE_URL: the Postgres with the schema `marty`; None: the embedded one.
+    database_url: str | None
+    #: MARTY_DATA_DIRECTORY: where the embedded PostgreSQL keeps its data.
+    data_directory: Path
+    #: MARTY_KAFKA_BOOTSTRAP_SERVERS: `host:port,…` of Kafka; None where nothing is consumed.
+    kafka_bootstrap_servers: str | None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """An empty variable counts as one that is not set."""
+        directory = environment.get("MARTY_DATA_DIRECTORY")
+        return cls(
+            database_url=environment.get("MARTY_DATABASE_URL") or None,
+            data_directory=Path(directory) if directory else _default(environment),
+            kafka_bootstrap_servers=environment.get("MARTY_KAFKA_BOOTSTRAP_SERVERS") or None,
+        )
+
+
+def from_process() -> Settings:
+    """The settings of this process."""
+    return Settings.from_environment(os.environ)
+
+
+def _default(environment: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return _OF_ROOT
+    data = environment.get("XDG_DATA_HOME")
+    return (Path(data) if data else Path.home() / ".local" / "share") / _OF_USERS
