@@ -6,21 +6,32 @@
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Final
 
 from marty_msf.core.errors import IllegalTransition
+from marty_msf.core.expressions import Expression
 from marty_msf.core.resources.saga import SagaSpec
-from marty_msf.core.saga.definition import Definition, load, stored_form
+from marty_msf.core.saga.definition import Definition, Lock, load, stored_form
 from marty_msf.core.saga.events import (
     Broken,
+    Cancel,
     Due,
     Event,
     Failed,
+    Locked,
+    LockLost,
+    LockRefused,
     Misconfigured,
+    Pause,
     Rejected,
     Restarted,
+    Resume,
     Resumed,
+    Retry,
+    SkipStep,
     Started,
     Succeeded,
     Unusable,
@@ -44,6 +55,14 @@ EVENTS: Final[Sequence[Event]] = (
     Restarted(),
     Withdrawn(),
     Broken("…"),
+    Cancel("…"),
+    Retry("…"),
+    SkipStep("…"),
+    Resume("…"),
+    Pause("…"),
+    Locked(),
+    LockRefused("…"),
+    LockLost("…"),
 )
 WORDS: Final[Mapping[type[Event], str]] = {
     Started: "taken up",
@@ -57,12 +76,20 @@ WORDS: Final[Mapping[type[Event], str]] = {
     Restarted: "found in flight",
     Withdrawn: "call given back",
     Broken: "fault of the worker",
+    Cancel: "verb cancel",
+    Retry: "verb retry",
+    SkipStep: "verb skip-step",
+    Resume: "verb resume",
+    Pause: "verb pause",
+    Locked: "lock held",
+    LockRefused: "lock refused",
+    LockLost: "lock lost",
 }
 Edge = tuple[State, State]
 
 
 def definitions() -> Iterator[Definition]:
-    """Sagas whose steps differ in what matters to the machine: an undo or none, before, at and after a pivot."""
+    """Sagas whose steps differ in what matters to the machine: an undo or none, before, at and after a pivot; a lock."""
     retry = {"attempts": 2, "initialBackoffMs": 10, "jitter": 0}
     kinds: list[list[dict[str, object]]] = [
         [{"compensation": "undo"}, {"compensation": "undo", "pivot": True}, {}],
@@ -72,7 +99,7 @@ def definitions() -> Iterator[Definition]:
         [{}],
     ]
     for steps in kinds:
-        yield load(
+        plain = load(
             stored_form(
                 SagaSpec.model_validate(
                     {
@@ -87,6 +114,8 @@ def definitions() -> Iterator[Definition]:
                 )
             )
         )
+        yield plain
+        yield replace(plain, lock=Lock((Expression("'order'", "spec.semanticLock.key"),), 60, reject=False))
 
 
 def edges() -> dict[Edge, set[str]]:
@@ -98,29 +127,42 @@ def edges() -> dict[Edge, set[str]]:
         while todo:
             instance = todo.pop()
             for event in EVENTS:
-                for now_ms in (0, DEADLINE_MS):
+                for before, now_ms in product(_aged(instance, event), (0, DEADLINE_MS)):
                     try:
-                        after, _ = advance(definition, instance, event, now_ms)
+                        after, _ = advance(definition, before, event, now_ms)
                     except IllegalTransition:
                         continue
-                    found[instance.state, after.state].add(_label(event, instance.state, after.state))
+                    found[before.state, after.state].add(_label(event, before.state, after.state))
                     if (key := _key(after)) not in seen:
                         seen.add(key)
                         todo.append(after)
     return found
 
 
+def _aged(instance: Instance, event: Event) -> Sequence[Instance]:
+    """The instance, and as it is after many workers ended: counting them all up would only repeat the same changes."""
+    if not isinstance(event, Resumed):
+        return [instance]
+    return [instance, replace(instance, operations=tuple(replace(it, resumed=99) for it in instance.operations))]
+
+
 def _key(instance: Instance) -> str:
     """Instances that differ only in texts and times go on in the same way."""
-    operation = instance.operation
-    work = operation and (operation.step, operation.undo, operation.calls, operation.unknown, operation.resumed,
-                          operation.until_ms is not None)  # fmt: skip
-    return repr((instance.state, [it.step for it in instance.happened], instance.beyond_pivot, work))
+    work = [(it.step, it.undo, it.calls, it.unknown, it.until_ms is not None) for it in instance.operations]
+    flags = (
+        instance.beyond_pivot,
+        instance.back,
+        instance.parking,
+        instance.paused,
+        instance.cancelled,
+        instance.locked,
+    )
+    return repr((instance.state, [it.step for it in instance.happened], instance.stage, instance.todo, flags, work))
 
 
 def _label(event: Event, before: State, after: State) -> str:
     words = WORDS[type(event)]
-    turned = before is State.RUNNING and after in {State.COMPENSATING, State.COMPENSATED}
+    turned = before is State.RUNNING and after in {State.COMPENSATING, State.COMPENSATED, State.FAILED}
     return f"{words} after the deadline" if turned and isinstance(event, Succeeded | Due) else words
 
 
@@ -140,7 +182,8 @@ def page() -> str:
     for before, after in sorted(found, key=lambda edge: (order.index(edge[0]), order.index(edge[1]))):
         if before is not after:
             lines.append(f"    {before} --> {after}: {', '.join(sorted(found[before, after]))}")
-    lines += [f"    {state} --> [*]" for state in (State.COMPLETED, State.COMPENSATED)]
+    ends = (State.COMPLETED, State.COMPENSATED, State.FAILED, State.CANCELLED)
+    lines += [f"    {state} --> [*]" for state in ends]
     lines += ["```", "", "| in state | event | stays or becomes |", "|---|---|---|"]
     for before in order:
         events: dict[str, set[State]] = defaultdict(set)

@@ -10,7 +10,7 @@ import click
 COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "run": ("marty_msf.cli.run", "run", "Run a worker: saga, relay or projection."),
     "migrate": ("marty_msf.cli.migrate", "migrate", "Bring the database schema to this program's version."),
-    "saga": ("marty_msf.cli.saga", "saga", "Look at saga instances, and start them."),
+    "saga": ("marty_msf.cli.saga", "saga", "Look at saga instances, start them, and help those that need a person."),
     "version": ("marty_msf.cli.version", "version", "Print the version."),
 }
 

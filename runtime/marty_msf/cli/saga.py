@@ -13,15 +13,21 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "get": ("marty_msf.cli.saga_reading", "get", "Show one instance with its context."),
     "timeline": ("marty_msf.cli.saga_reading", "timeline", "Show every attempt of one instance, and every verb."),
     "start": ("marty_msf.cli.saga_starting", "start", "Start an instance, once per business key."),
+    "cancel": ("marty_msf.cli.saga_verbs", "cancel", "Undo what may have happened, and end."),
+    "retry": ("marty_msf.cli.saga_verbs", "retry", "Make a parked instance's call again, as a new call."),
+    "skip-step": ("marty_msf.cli.saga_verbs", "skip_step", "Take a parked instance's step for handled."),
+    "resume": ("marty_msf.cli.saga_verbs", "resume", "Let a paused or parked instance go on."),
+    "edit-context": ("marty_msf.cli.saga_verbs", "edit_context", "Change the context of a paused or parked instance."),
+    "pause": ("marty_msf.cli.saga_verbs", "pause", "Begin nothing more until resume."),
 }
 
 
 @click.group(cls=LazyGroup, table=COMMANDS)
 def saga() -> None:
-    """Look at saga instances, and start them.
+    """Look at saga instances, start them, and help those that need a person.
 
     The database is the one of --database-url or MARTY_DATABASE_URL; without either, the one that the Saga resource
     in the cluster names (-n, --context and --kubeconfig as with kubectl).
 
-    Exit codes: 0 done; 1 refused, not found or not reachable; 2 wrong usage.
+    Exit codes: 0 done; 1 refused, not found or not reachable; 2 wrong usage; 3 asked for, but not answered yet.
     """

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 import click
 
@@ -9,6 +10,7 @@ from marty_msf.cli import saga_text
 from marty_msf.cli.connection import Found, Target, find, opened, run, target_options
 from marty_msf.cli.saga_filters import filter_options
 from marty_msf.cli.tables import age, duration, json_text, one_line, painted, table
+from marty_msf.core.saga.instance import State
 from marty_msf.core.saga.selection import Selection
 from marty_msf.core.saga.short_ids import shortened, span
 from marty_msf.store.saga_instance import Shown
@@ -20,6 +22,7 @@ output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the output."
 )
 saga_option = click.option("--saga", "name", help="Look among the instances of this saga only.")
+_WAITS: Final = "waits for a person: marty saga retry | skip-step | resume | cancel"
 
 
 @click.command("list")
@@ -89,7 +92,7 @@ def get(instance: str, name: str | None, target: Target, output: str) -> None:
         "ID": str(shown.id),
         "Saga": found.resource,
         "Key": one_line(shown.business_key),
-        "State": painted(shown.state, shown.state),
+        "State": painted(shown.state, shown.state) + (" (paused)" if it.instance.paused else ""),
         "Step": it.step or "-",
         "Error": one_line(shown.error or "-"),
         "Revision": shown.revision,
@@ -108,7 +111,7 @@ def get(instance: str, name: str | None, target: Target, output: str) -> None:
 @target_options
 @output_option
 def timeline(instance: str, name: str | None, every: bool, target: Target, output: str) -> None:
-    """Show everything that happened to the instance ID: attempts, their durations, errors. Times are in UTC."""
+    """Show everything that happened to the instance ID: attempts, their durations, errors, verbs. Times are in UTC."""
     found, it = run(_read(target, name, instance))
     if output == "json":
         click.echo(json_text([line.form() for line in it.lines]))
@@ -121,6 +124,8 @@ def timeline(instance: str, name: str | None, every: bool, target: Target, outpu
     for row in rows:
         padded = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*padded, one_line(row[3])]).rstrip())
+    if shown.state == State.PARKED:
+        click.echo(_WAITS)
 
 
 async def _read(target: Target, name: str | None, text: str) -> tuple[Found, Portrait]:

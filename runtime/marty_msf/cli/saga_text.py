@@ -37,7 +37,7 @@ def clock(at_ms: int) -> str:
 
 
 def _groups(lines: Sequence[Line], *, every: bool) -> Iterator[list[Line]]:
-    for _, group in groupby(lines, key=lambda it: (it.event, it.step, it.undo, it.outcome, it.detail)):
+    for _, group in groupby(lines, key=lambda it: (it.event, it.step, it.undo, it.outcome, it.detail, it.by)):
         alike = list(group)
         failures = alike[0].event == CALL and alike[0].outcome not in {"succeeded", IN_FLIGHT}
         if failures and len(alike) >= _ALIKE and not every:
@@ -48,14 +48,14 @@ def _groups(lines: Sequence[Line], *, every: bool) -> Iterator[list[Line]]:
 
 def _subject(line: Line) -> str:
     if line.event != CALL:
-        return line.event
+        return f"{line.event} {line.step}".rstrip()
     return f"{line.step} {'undo' if line.undo else 'do'}"
 
 
 def _told(first: Line, last: Line, times: int) -> tuple[str, str]:
     """What became of it, and details."""
     if first.event != CALL:
-        return "", first.detail
+        return (f"by {first.by}" if first.by else ""), first.detail + _result(first)
     lasted = "an unknown time" if first.duration_ms is None else duration(first.duration_ms)
     text = _OUTCOMES[first.outcome].format(lasted)
     if times > 1:

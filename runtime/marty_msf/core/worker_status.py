@@ -70,6 +70,8 @@ class SagaTotals(Model):
     active: int = 0
     completed: int = 0
     compensated: int = 0
+    failed: int = 0
+    cancelled: int = 0
     parked: int = 0
     average_duration_ms: float = 0
     oldest_active_seconds: float = 0

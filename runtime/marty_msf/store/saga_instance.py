@@ -48,7 +48,7 @@ SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigi
        ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq)
   FROM marty.saga_instance AS i
  WHERE i.resource = $1 AND i.lane = $2 AND i.id > $3
-   AND i.state IN ('Pending', 'Running', 'Compensating')
+   AND i.state IN ('Pending', 'Waiting', 'Running', 'Compensating')
  ORDER BY i.id
  LIMIT $4
 """
@@ -112,6 +112,8 @@ class Totals:
     started: int
     completed: int
     compensated: int
+    failed: int
+    cancelled: int
     parked: int
     duration_ms: float
     parked_events: int
@@ -122,13 +124,14 @@ class Totals:
 # Ids sort by time, so the first live one of each lane is its oldest: 64 index probes, however many there are.
 TOTALS: Final = """
 SELECT coalesce(sum(started), 0)::bigint, coalesce(sum(completed), 0)::bigint, coalesce(sum(compensated), 0)::bigint,
-       coalesce(sum(parked), 0)::bigint, coalesce(sum(duration_ms), 0), coalesce(sum(parked_events), 0)::bigint,
+       coalesce(sum(failed), 0)::bigint, coalesce(sum(cancelled), 0)::bigint, coalesce(sum(parked), 0)::bigint,
+       coalesce(sum(duration_ms), 0), coalesce(sum(parked_events), 0)::bigint,
        (SELECT e.last_error FROM marty.saga_counter AS e
          WHERE e.resource = $1 AND e.last_error IS NOT NULL ORDER BY e.last_error_at DESC LIMIT 1),
        coalesce(extract(epoch FROM clock_timestamp() - (
            SELECT min(oldest.started_at) FROM generate_series(0, 63) AS lanes (number) CROSS JOIN LATERAL (
                SELECT i.started_at FROM marty.saga_instance AS i
-                WHERE i.resource = $1 AND i.lane = lanes.number AND i.state IN ('Pending', 'Running', 'Compensating')
+                WHERE i.resource = $1 AND i.lane = lanes.number AND i.state IN ('Pending', 'Waiting', 'Running', 'Compensating')
                 ORDER BY i.id LIMIT 1) AS oldest)), 0)::double precision
   FROM marty.saga_counter WHERE resource = $1
 """

@@ -22,6 +22,8 @@ class Wave:
     changed_lanes: list[int] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    #: A person's verb woke it: it is not counted as parked any more.
+    parked_before: list[bool] = field(default_factory=list)
 
 
 # `mask` has bit n set when lane n is still ours: one test per row instead of a join. A lane that was lost drops out and
@@ -43,26 +45,31 @@ WITH held AS MATERIALIZED (
     UPDATE marty.saga_instance AS i
        SET state = c.state,
            error = nullif(c.error, ''),
-           ended_at = CASE WHEN c.state IN ('Completed', 'Compensated') THEN clock_timestamp() END
-      FROM unnest($9::uuid[], $10::integer[], $11::text[], $12::text[]) AS c (id, lane, state, error)
+           ended_at = CASE WHEN c.state IN ('Completed', 'Compensated', 'Failed', 'Cancelled') THEN clock_timestamp() END
+      FROM unnest($9::uuid[], $10::integer[], $11::text[], $12::text[], $14::boolean[])
+        AS c (id, lane, state, error, parked_before)
      WHERE i.id = c.id AND ((SELECT lanes FROM mask) >> c.lane) & 1 = 1
-    RETURNING i.state, i.error, extract(epoch FROM i.ended_at - i.started_at) * 1000 AS duration_ms
+    RETURNING i.state, i.error, c.parked_before, extract(epoch FROM i.ended_at - i.started_at) * 1000 AS duration_ms
 ), counted AS (
     INSERT INTO marty.saga_counter AS k
-           (resource, slot, completed, compensated, parked, duration_ms, last_error, last_error_at)
+           (resource, slot, completed, compensated, failed, cancelled, parked, duration_ms, last_error, last_error_at)
     SELECT $1, $13,
            count(*) FILTER (WHERE state = 'Completed'),
            count(*) FILTER (WHERE state = 'Compensated'),
-           count(*) FILTER (WHERE state = 'Parked'),
+           count(*) FILTER (WHERE state = 'Failed'),
+           count(*) FILTER (WHERE state = 'Cancelled'),
+           count(*) FILTER (WHERE state = 'Parked') - count(*) FILTER (WHERE parked_before),
            coalesce(sum(duration_ms), 0),
-           max(error) FILTER (WHERE state <> 'Compensating'),
-           CASE WHEN count(error) FILTER (WHERE state <> 'Compensating') > 0 THEN clock_timestamp() END
+           max(error) FILTER (WHERE state IN ('Compensated', 'Failed', 'Parked')),
+           CASE WHEN count(error) FILTER (WHERE state IN ('Compensated', 'Failed', 'Parked')) > 0 THEN clock_timestamp() END
       FROM changed
-     WHERE state IN ('Completed', 'Compensated', 'Parked')
+     WHERE parked_before OR state IN ('Completed', 'Compensated', 'Failed', 'Cancelled', 'Parked')
     HAVING count(*) > 0
     ON CONFLICT (resource, slot) DO UPDATE SET
            completed = k.completed + excluded.completed,
            compensated = k.compensated + excluded.compensated,
+           failed = k.failed + excluded.failed,
+           cancelled = k.cancelled + excluded.cancelled,
            parked = k.parked + excluded.parked,
            duration_ms = k.duration_ms + excluded.duration_ms,
            last_error = coalesce(excluded.last_error, k.last_error),
@@ -95,6 +102,7 @@ async def write(
         wave.states,
         wave.errors,
         min(epochs),
+        wave.parked_before,
     )
     return frozenset(row[0] for row in rows)
 

@@ -121,6 +121,7 @@ async def test_the_timeline_tells_every_attempt(past: str) -> None:
     assert "reserve do    done in " in text.out
     assert "failed 3 times until " in text.out
     assert "outcome unknown: " in text.out
+    assert text.out.rstrip().endswith("waits for a person: marty saga retry | skip-step | resume | cancel")
 
 
 async def test_an_instance_in_flight_shows_its_step(postgres_url: str, conn: asyncpg.Connection) -> None:

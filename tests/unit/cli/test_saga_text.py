@@ -14,6 +14,7 @@ def test_a_line_says_what_became_of_a_call() -> None:
         Line(AT, CALL, "reserve", attempt=1, duration_ms=9, outcome="succeeded", result={"id": "res-4", "n": 2}),
         Line(AT, CALL, "pay", attempt=2, duration_ms=30_000, outcome=UNKNOWN, detail="timed out"),
         Line(AT, CALL, "pay", attempt=3, outcome="in flight"),
+        Line(AT, "retry", by="ann"),
     ]
 
     assert timeline(lines, every=False) == [
@@ -21,6 +22,7 @@ def test_a_line_says_what_became_of_a_call() -> None:
         ("12:03:11.201", "reserve do", "done in 9 ms", "id=res-4 n=2"),
         ("12:03:11.201", "pay do", "failed in 30 s (call 2)", "outcome unknown: timed out"),
         ("12:03:11.201", "pay do", "in flight (call 3)", ""),
+        ("12:03:11.201", "retry", "by ann", ""),
     ]
 
 

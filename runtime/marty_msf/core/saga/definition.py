@@ -29,6 +29,18 @@ class Step:
     data: Mapping[str, Any]
     timeout_ms: int
     retry: RetryPolicy
+    #: Adjacent steps with the same group are done at the same time.
+    group: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Instances whose keys give the same text run one after the other."""
+
+    keys: tuple[Expression, ...]
+    lease_seconds: int
+    #: End as Failed when another instance holds it, instead of waiting.
+    reject: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,10 @@ class Definition:
     steps: tuple[Step, ...]
     timeout_ms: int
     undo_retry: RetryPolicy
+    #: What is done one after the other: the indexes of a group's steps, or of a single one.
+    stages: tuple[tuple[int, ...], ...]
+    max_parallel_steps: int = 1
+    lock: Lock | None = None
 
     def url_path(self, step: int, *, undo: bool) -> str:
         """The path below the step's service that does or undoes it; only steps with a compensation are undone."""
@@ -81,6 +97,7 @@ def load(stored: bytes) -> Definition:
         timeout_ms=form["timeout_ms"],
         undo_retry=RetryPolicy(**form["undo_retry"]),
         steps=tuple(_step(index, step) for index, step in enumerate(form["steps"])),
+        stages=tuple((index,) for index, _ in enumerate(form["steps"])),
     )
 
 

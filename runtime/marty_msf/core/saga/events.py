@@ -1,12 +1,13 @@
 """What can happen to a saga instance. The journal keeps exactly these; everything else is computed from them.
 
 The tag and the order of the fields of each event are the journal's format: they never change, new fields go to the end
-with a default.
+with a default. `step` says whose call or wait it is about; None stands for the only one there is. `by` is the
+person who asked for a verb, `verb` the number of the request.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias, get_args
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Succeeded:
 
     TAG: ClassVar[str] = "ok"
     result: Mapping[str, Any]
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Unusable:
 
     TAG: ClassVar[str] = "unusable"
     error: str
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Rejected:
     error: str
     #: For the spread of a wait, in [0, 1): used where a refusal is retried (undo, and steps after the pivot).
     random: float
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Failed:
     unknown: bool
     random: float
     retry_after_ms: int | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,15 @@ class Misconfigured:
 
     TAG: ClassVar[str] = "misconfigured"
     error: str
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The wait is over."""
+    """The wait is over: an operation's, or the one of an instance that waits for its semantic lock."""
 
     TAG: ClassVar[str] = "due"
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Resumed:
     """A new owner found the call in flight: whether the former one made it, and how it ended, is unknown."""
 
     TAG: ClassVar[str] = "resumed"
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class Restarted:
     """As Resumed, but the former owner was this same process, which lives: no sign that the call kills workers."""
 
     TAG: ClassVar[str] = "restarted"
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,7 @@ class Withdrawn:
     """The owner stops before it made the call in flight."""
 
     TAG: ClassVar[str] = "withdrawn"
+    step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,33 +108,103 @@ class Broken:
     error: str
 
 
-Event = (
-    Started | Succeeded | Unusable | Rejected | Failed | Misconfigured | Due | Resumed | Restarted | Withdrawn | Broken
-)
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The instance holds its semantic lock."""
 
-_TYPES: Final[Mapping[str, type[Event]]] = {
-    kind.TAG: kind
-    for kind in (
-        Started,
-        Succeeded,
-        Unusable,
-        Rejected,
-        Failed,
-        Misconfigured,
-        Due,
-        Resumed,
-        Restarted,
-        Withdrawn,
-        Broken,
-    )
-}
+    TAG: ClassVar[str] = "locked"
+
+
+@dataclass(frozen=True, slots=True)
+class LockRefused:
+    """Another instance holds the semantic lock, and the definition says not to wait for it."""
+
+    TAG: ClassVar[str] = "lock_refused"
+    #: Id of the other instance.
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class LockLost:
+    """The semantic lock went to another instance, because nobody worked on this one for the whole lease."""
+
+    TAG: ClassVar[str] = "lock_lost"
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """A person wants it to end, with everything undone that may have happened."""
+
+    TAG: ClassVar[str] = "cancel"
+    by: str
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A person wants a parked operation called again under a new idempotency key."""
+
+    TAG: ClassVar[str] = "retry"
+    by: str
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkipStep:
+    """A person handled a parked operation: it counts as done. `step` is needed only when several are parked."""
+
+    TAG: ClassVar[str] = "skip"
+    by: str
+    step: int | None = None
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """A person wants a paused or parked instance to go on where it stands."""
+
+    TAG: ClassVar[str] = "resume"
+    by: str
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EditContext:
+    """A person changes the context of a paused or parked instance by a merge patch (RFC 7396)."""
+
+    TAG: ClassVar[str] = "edit"
+    by: str
+    patch: Mapping[str, Any]
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A person wants nothing to begin until Resume."""
+
+    TAG: ClassVar[str] = "pause"
+    by: str
+    verb: int | None = None
+
+
+Answer: TypeAlias = Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Restarted | Withdrawn
+Verb: TypeAlias = Cancel | Retry | SkipStep | Resume | EditContext | Pause
+Event: TypeAlias = Started | Answer | Due | Broken | Locked | LockRefused | LockLost | Verb
+
+_TYPES: Final[Mapping[str, type[Event]]] = {kind.TAG: kind for kind in get_args(Event)}
 _FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {kind: kind.__slots__ for kind in _TYPES.values()}
 
 
 def to_list(event: Event) -> list[Any]:
-    """The event as the journal keeps it: its tag and its fields."""
+    """The event as the journal keeps it: its tag and its fields, without those at the end that say nothing."""
+    if isinstance(event, Succeeded) and event.step is None:
+        return [Succeeded.TAG, event.result]
     kind = type(event)
-    return [kind.TAG, *(getattr(event, name) for name in _FIELDS[kind])]
+    form = [kind.TAG, *[getattr(event, name) for name in _FIELDS[kind]]]
+    while form[-1] is None:
+        form.pop()
+    return form
 
 
 def from_list(form: Sequence[Any]) -> Event:

@@ -5,21 +5,29 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from marty_msf.core.saga.asked import NAMES
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import (
+    EditContext,
     Event,
     Failed,
+    Locked,
+    LockLost,
+    LockRefused,
     Misconfigured,
     Rejected,
     Restarted,
     Resumed,
+    SkipStep,
     Succeeded,
     Unusable,
+    Verb,
     Withdrawn,
 )
-from marty_msf.core.saga.instance import Call, Instance, Operation, State
+from marty_msf.core.saga.instance import Acquire, Call, Instance, State
 from marty_msf.core.saga.journal import decode
 from marty_msf.core.saga.machine import advance
+from marty_msf.core.saga.stages import operation_name
 
 #: `Line.event` of a call; every other line is named for what happened.
 CALL: Final = "call"
@@ -33,7 +41,7 @@ class Line:
     """One thing that happened, at its beginning (milliseconds since 1970)."""
 
     at_ms: int
-    #: CALL, `started`, or the state the instance went to.
+    #: CALL, `started`, the state the instance went to, or a person's verb.
     event: str
     step: str = ""
     undo: bool = False
@@ -43,9 +51,11 @@ class Line:
     duration_ms: int | None = None
     #: Of a call: succeeded, refused, failed (nothing happened there), unknown (it may have), misconfigured, in flight.
     outcome: str = ""
-    #: What went wrong.
+    #: What went wrong, or what a verb says.
     detail: str = ""
     result: Mapping[str, Any] = field(default_factory=dict)
+    #: The person who asked for a verb.
+    by: str = ""
 
     def form(self) -> Mapping[str, Any]:
         """As JSON values, without what does not apply."""
@@ -53,7 +63,7 @@ class Line:
         form: dict[str, Any] = {"at": at, "event": self.event, "step": self.step}
         if self.event == CALL:
             form |= {"direction": "undo" if self.undo else "do", "attempt": self.attempt, "outcome": self.outcome}
-        form |= {"detail": self.detail, "result": self.result}
+        form |= {"detail": self.detail, "result": self.result, "by": self.by}
         timed = {} if self.duration_ms is None else {"duration_ms": self.duration_ms}
         return {name: value for name, value in form.items() if value} | timed
 
@@ -78,26 +88,24 @@ def history(definition: Definition, context: Mapping[str, Any], entries: Sequenc
         changed_ms, event, _ = decode(entry)
         _settle(lines, calling, event, changed_ms)
         before = instance
-        instance, command = advance(definition, instance, event, changed_ms)
+        instance, commands = advance(definition, instance, event, changed_ms)
+        lines += _said(definition, event, changed_ms)
         lines += _turned(before, instance, changed_ms)
-        if isinstance(command, Call):
-            calling[command.step] = len(lines)
-            operation = instance.operation
-            calls = operation.calls if operation else 1
-            name = definition.steps[command.step].name
-            lines.append(Line(changed_ms, CALL, name, command.undo, attempt=calls, outcome=IN_FLIGHT))
+        for command in commands:
+            if isinstance(command, Acquire):
+                lines.append(Line(changed_ms, "locking", detail=", ".join(command.keys)))
+            elif isinstance(command, Call):
+                calling[command.step] = len(lines)
+                operation = instance.operation(command.step)
+                calls = operation.calls if operation else 1
+                name = definition.steps[command.step].name
+                lines.append(Line(changed_ms, CALL, name, command.undo, attempt=calls, outcome=IN_FLIGHT))
     return History(instance, [line for line in lines if line.event], changed_ms)
 
 
 def in_work(definition: Definition, instance: Instance) -> str:
     """The steps being done or undone, separated by commas; empty when there is none."""
-    return operation_name(definition, instance.operation) if instance.operation else ""
-
-
-def operation_name(definition: Definition, operation: Operation) -> str:
-    """`charge`, or `undo of charge`."""
-    name = definition.steps[operation.step].name
-    return f"undo of {name}" if operation.undo else name
+    return ", ".join(operation_name(definition, it) for it in instance.operations)
 
 
 def _settle(lines: list[Line], calling: dict[int, int], event: Event, now_ms: int) -> None:
@@ -118,22 +126,41 @@ def _settle(lines: list[Line], calling: dict[int, int], event: Event, now_ms: in
 def _answer(event: Event) -> tuple[int | None, str, str, Mapping[str, Any]] | None:
     """Step, outcome, error and result of a call; None for an event that answers none."""
     match event:
-        case Succeeded(result):
-            return None, "succeeded", "", result
-        case Unusable(error):
-            return None, "succeeded", error, {}
-        case Rejected(error):
-            return None, "refused", error, {}
-        case Failed(error, unknown):
-            return None, UNKNOWN if unknown else "failed", error, {}
-        case Misconfigured(error):
-            return None, "misconfigured", error, {}
-        case Resumed() | Restarted():
-            return None, UNKNOWN, _LOST, {}
-        case Withdrawn():
-            return None, "", "", {}
+        case Succeeded(result, step):
+            return step, "succeeded", "", result
+        case Unusable(error, step):
+            return step, "succeeded", error, {}
+        case Rejected(error, _, step):
+            return step, "refused", error, {}
+        case Failed(error, unknown, _, _, step):
+            return step, UNKNOWN if unknown else "failed", error, {}
+        case Misconfigured(error, step):
+            return step, "misconfigured", error, {}
+        case Resumed(step) | Restarted(step):
+            return step, UNKNOWN, _LOST, {}
+        case Withdrawn(step):
+            return step, "", "", {}
         case _:
             return None
+
+
+def _said(definition: Definition, event: Event, now_ms: int) -> list[Line]:
+    """What a person or the lock keeper said."""
+    match event:
+        case Locked():
+            return [Line(now_ms, "locked")]
+        case LockRefused(holder):
+            return [Line(now_ms, "lock refused", detail=f"held by {holder}")]
+        case LockLost(error):
+            return [Line(now_ms, "lock lost", detail=error)]
+        case SkipStep(by, step):
+            return [Line(now_ms, NAMES[SkipStep], "" if step is None else definition.steps[step].name, by=by)]
+        case EditContext(by, patch):
+            return [Line(now_ms, NAMES[EditContext], result=patch, by=by)]
+        case _ if isinstance(event, Verb):
+            return [Line(now_ms, NAMES[type(event)], by=event.by)]
+        case _:
+            return []
 
 
 def _turned(before: Instance, after: Instance, now_ms: int) -> list[Line]:

@@ -1,7 +1,8 @@
 """The journal's format, and the fold that turns a journal back into the instance: recovery is nothing but this fold.
 
-An entry is one line of JSON `[now_ms, tag, fields…]`, a newline, and the request body that became durable with it (empty
-when no operation began). JSON has no raw newline, so the body needs no escaping and is given back byte by byte.
+An entry is one line of JSON `[now_ms, tag, fields…]`, a newline, and the request bodies that became durable with it, a line
+each, in the order of the commands (nothing when no operation began). JSON has no raw newline, so bodies need no escaping
+and are given back byte by byte.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,9 @@ from typing import Any
 import orjson
 
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Event, from_list, to_list
-from marty_msf.core.saga.instance import Command, Instance
-from marty_msf.core.saga.machine import advance
+from marty_msf.core.saga.events import Event, Started, from_list, to_list
+from marty_msf.core.saga.instance import Call, Commands, Instance
+from marty_msf.core.saga.machine import advance, request_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +22,70 @@ class Folded:
     """An instance as its journal leaves it."""
 
     instance: Instance
-    #: The last command given; None for an instance nobody took up yet.
-    command: Command | None
-    #: Body of the operation in work, exactly as it was first sent; empty before the first.
-    body: bytes
+    #: By step the body of the operation in work, exactly as it was first sent.
+    bodies: Mapping[int, bytes]
 
 
-def encode(event: Event, now_ms: int, body: bytes) -> bytes:
-    """One entry. `body` is empty unless the event begins an operation."""
-    return orjson.dumps([now_ms, *to_list(event)]) + b"\n" + body
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An instance with its first transition, ready to be written."""
+
+    instance: Instance
+    commands: Commands
+    entry: bytes
+    bodies: dict[int, bytes]
+
+
+def encode(event: Event, now_ms: int, bodies: bytes = b"") -> bytes:
+    """One entry. `bodies` is what `frozen` gave for the commands of the event."""
+    return orjson.dumps([now_ms, *to_list(event)]) + b"\n" + bodies
 
 
 def decode(entry: bytes) -> tuple[int, Event, bytes]:
     """The inverse of `encode`."""
-    line, _, body = entry.partition(b"\n")
+    line, _, bodies = entry.partition(b"\n")
     now_ms, *form = orjson.loads(line)
-    return now_ms, from_list(form), body
+    return now_ms, from_list(form), bodies
+
+
+def frozen(
+    definition: Definition, instance: Instance, commands: Commands, saga_id: str, before: Mapping[int, bytes]
+) -> tuple[bytes, dict[int, bytes]]:
+    """The bodies of the first calls among the commands, for the entry; and those of all that is in work now."""
+    if len(commands) == 1 and len(instance.operations) == 1:
+        # The path of every step that stands alone.
+        (call,) = commands
+        if isinstance(call, Call) and call.first:
+            body = request_body(definition, instance, saga_id, call)
+            return body, {call.step: body}
+    news = {
+        it.step: request_body(definition, instance, saga_id, it) for it in commands if isinstance(it, Call) and it.first
+    }
+    return b"\n".join(news.values()), _in_work(instance, {**before, **news})
+
+
+def begin(definition: Definition, context: Mapping[str, Any], saga_id: str, now_ms: int) -> Begun:
+    """A new instance, taken up now."""
+    event = Started(now_ms + definition.timeout_ms)
+    instance, commands = advance(definition, Instance(context), event, now_ms)
+    lines, bodies = frozen(definition, instance, commands, saga_id, {})
+    return Begun(instance, commands, encode(event, now_ms, lines), bodies)
 
 
 def fold(definition: Definition, context: Mapping[str, Any], entries: Sequence[bytes]) -> Folded:
     """Replay the entries, in order, on a fresh instance. Raises IllegalTransition when they do not fit together."""
-    instance, command, body = Instance(context), None, b""
+    instance = Instance(context)
+    bodies: dict[int, bytes] = {}
     for entry in entries:
-        now_ms, event, frozen = decode(entry)
-        instance, command = advance(definition, instance, event, now_ms)
-        body = frozen or body
-    return Folded(instance, command, body)
+        now_ms, event, lines = decode(entry)
+        instance, commands = advance(definition, instance, event, now_ms)
+        if lines:
+            calls = [it.step for it in commands if isinstance(it, Call) and it.first]
+            bodies = {**bodies, **dict(zip(calls, lines.split(b"\n"), strict=True))}
+    return Folded(instance, _in_work(instance, bodies))
+
+
+def _in_work(instance: Instance, bodies: Mapping[int, bytes]) -> dict[int, bytes]:
+    if not instance.operations:
+        return {}
+    return {it.step: bodies[it.step] for it in instance.operations if it.step in bodies}

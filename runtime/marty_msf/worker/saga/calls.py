@@ -5,7 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from marty_msf.core.saga.events import Failed, Withdrawn
@@ -47,12 +47,15 @@ class CallPool:
     """Up to `size` calls at once, first come, first served."""
 
     def __init__(self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None]) -> None:
+        """`done` hears of each call's outcome; one of a parallel group names its step."""
         self._caller = caller
         self._size = size
         self._done = done
         self._queue: deque[tuple[Live, Call]] = deque()
         self._idle: list[asyncio.Future[None]] = []
-        self._in_flight: set[Live] = set()
+        #: A task was woken and did not run yet. It wakes the next one, so handlers that never wait cost one wake-up.
+        self._waking = False
+        self._in_flight: set[tuple[Live, int]] = set()
 
     def put(self, live: Live, call: Call) -> None:
         """Make this call as soon as one of the tasks is free. Its intent is durable."""
@@ -66,12 +69,12 @@ class CallPool:
             if live.lane not in lanes:
                 kept.append((live, call))
             elif not live.gone:
-                self._done(live, Withdrawn())
+                self._done(live, Withdrawn(call.step))
         self._queue = kept
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether a call of these lanes is in flight."""
-        return any(live.lane in lanes and not live.gone for live in self._in_flight)
+        return any(live.lane in lanes and not live.gone for live, _ in self._in_flight)
 
     async def run(self) -> None:
         """Make calls until cancelled."""
@@ -89,14 +92,15 @@ class CallPool:
             live, call = self._queue.popleft()
             if live.gone:
                 continue
-            # One woken task wakes the next, so that handlers that never wait cost one wake-up for all of them.
             if self._queue:
                 self._wake_one()
-            self._in_flight.add(live)
+            self._in_flight.add((live, call.step))
             try:
                 outcome = await self._call(live, call)
             finally:
-                self._in_flight.discard(live)
+                self._in_flight.discard((live, call.step))
+            if live.definition.steps[call.step].group is not None:
+                outcome = replace(outcome, step=call.step)
             self._done(live, outcome)
             turn += 1
             if turn % CALLS_PER_TURN == 0:
@@ -116,7 +120,7 @@ class CallPool:
                     live.definition.url_path(call.step, undo=call.undo),
                     call.undo,
                     idempotency_key(live.definition, live.text, call),
-                    live.body,
+                    live.bodies[call.step],
                     timeout_ms / 1000,
                 )
             )
@@ -130,10 +134,11 @@ class CallPool:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._idle.append(woken)
         await woken
+        self._waking = False
 
     def _wake_one(self) -> None:
-        while self._idle:
+        while self._idle and not self._waking:
             woken = self._idle.pop()
             if not woken.done():
                 woken.set_result(None)
-                return
+                self._waking = True

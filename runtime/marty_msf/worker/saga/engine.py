@@ -14,15 +14,17 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.lanes import LANES
-from marty_msf.core.saga.events import Event, Restarted, Resumed, Started, Withdrawn
+from marty_msf.core.saga.events import Event, Restarted, Resumed, Started, Verb, Withdrawn
 from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
+from marty_msf.core.saga.stages import standing
 from marty_msf.store import saga_instance, saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.saga.calls import Caller, CallPool
 from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.desk import Desk
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.starts import Receipt, Starter
 from marty_msf.worker.saga.waves import Waves
@@ -86,6 +88,7 @@ class Engine:
             ended=ended,
             broken=self._leave_alone,
             refused=self._refused,
+            verb_settled=self._verb_settled,
             happened=self._happened,
             progress=self._progress,
         )
@@ -99,6 +102,7 @@ class Engine:
             pending=self._pending.set,
             happened=self._happened,
         )
+        self._desk = Desk(pool, resource, self.memory, definitions, self._tell, self._pending)
         self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
 
     async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
@@ -180,6 +184,9 @@ class Engine:
         self._owner.lost(lanes)
         self.dropped(sorted(lanes))
 
+    def _verb_settled(self, live: Live, verb: Verb, refusal: str | None) -> None:
+        self._desk.settled(live, verb, refusal)
+
     def _leave_alone(self, instance: str, error: Exception) -> None:
         if instance not in self._left_alone:
             self._left_alone.add(instance)
@@ -194,17 +201,19 @@ class Engine:
         if self.memory.is_working(live.lane):
             self._calls.put(live, call)
         else:
-            self._waves.tell(live, Withdrawn())
+            grouped = live.definition.steps[call.step].group is not None
+            self._waves.tell(live, Withdrawn(call.step if grouped else None))
 
     async def _look(self) -> None:
-        """Find instances that other processes started in our lanes, until cancelled."""
+        """Find instances that other processes started in our lanes, and verbs that people ask for, until cancelled."""
         began = time.monotonic()
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._pending.wait()
             self._pending.clear()
-            lanes = sorted(self.memory.working_lanes())
+            epochs = self.memory.working_lanes()
+            lanes = sorted(epochs)
             if not lanes:
                 if time.monotonic() - began > READY_SECONDS:
                     self.ready.set()
@@ -215,6 +224,7 @@ class Engine:
                     found = await saga_instance.pending(conn, self._resource, lanes, LOOK_LIMIT)
             await self._definitions.load({stored.revision for stored in found})
             self._take_up([stored for stored in found if not self.memory.is_known(str(stored.id))])
+            await self._desk.look(epochs)
 
     async def _load(self, lane: int) -> list[saga_instance.Stored]:
         """Everything live in a lane."""
@@ -246,16 +256,22 @@ class Engine:
                 stored.started_ms,
                 folded.instance,
                 len(stored.entries),
-                folded.body,
+                folded.bodies,
             )
             if live.text in self._left_alone or not self.memory.add(live):
                 continue
             if folded.instance.state is State.PENDING:
                 self._waves.tell(live, Started(stored.started_ms + definition.timeout_ms))
-            elif isinstance(folded.command, Call):
-                self._waves.tell(live, Restarted() if live.lane in ours else Resumed())
-            elif folded.command is not None:
-                self._waves.obey(live, folded.command)
+            else:
+                self._go_on(live, Restarted if live.lane in ours else Resumed)
+
+    def _go_on(self, live: Live, found: type[Restarted | Resumed]) -> None:
+        """Take up the calls that were in flight, and the waits."""
+        for operation in live.instance.operations:
+            if operation.until_ms is None:
+                alone = live.definition.steps[operation.step].group is None
+                self._waves.tell(live, found(None if alone else operation.step))
+        self._waves.obey(live, standing(live.definition, live.instance))
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:

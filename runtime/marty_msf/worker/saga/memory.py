@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from uuid import UUID
 
@@ -13,7 +13,7 @@ from marty_msf.core.saga.instance import Instance
 
 @dataclass(slots=True, eq=False)
 class Live:
-    """One live instance; `instance`, `seq` and `body` are what is durable."""
+    """One live instance; `instance`, `seq` and `bodies` are what is durable."""
 
     id: UUID
     #: The id as the services see it.
@@ -24,8 +24,8 @@ class Live:
     instance: Instance
     #: Number of its newest journal entry.
     seq: int = 0
-    #: Request body of the operation in work.
-    body: bytes = b""
+    #: By step the request body of the operation in work.
+    bodies: Mapping[int, bytes] = field(default_factory=dict)
     #: Not ours any more, or ended: whatever still refers to it does nothing.
     gone: bool = False
 
@@ -65,6 +65,10 @@ class Memory:
         self._live[live.text] = live
         self._by_lane[live.lane][live.text] = live
         return True
+
+    def get(self, text: str) -> Live | None:
+        """The instance with this id, when it is in work here."""
+        return self._live.get(text)
 
     def remove(self, live: Live) -> None:
         """The instance ended."""

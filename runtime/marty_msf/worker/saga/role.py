@@ -104,11 +104,13 @@ class SagaRole:
         with translate():
             async with self._context.pool.acquire() as conn:
                 numbers = await saga_instance.totals(conn, self._context.resource)
-        ended = numbers.completed + numbers.compensated
+        ended = numbers.completed + numbers.compensated + numbers.failed + numbers.cancelled
         return SagaTotals(
             active=max(numbers.started - ended - numbers.parked, 0),
             completed=numbers.completed,
             compensated=numbers.compensated,
+            failed=numbers.failed,
+            cancelled=numbers.cancelled,
             parked=numbers.parked,
             average_duration_ms=round(numbers.duration_ms / ended, 1) if ended else 0,
             oldest_active_seconds=round(numbers.oldest_active_seconds, 1),

@@ -1,4 +1,4 @@
-"""The saga's own HTTP surface: start instances, look at them. The shell puts the bearer token in front."""
+"""The saga's own HTTP surface: start instances, look at them, help them. The shell puts the bearer token in front."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,19 +13,23 @@ from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.selection import Selection, selection
 from marty_msf.core.saga.short_ids import span
 from marty_msf.store.database import translate
-from marty_msf.worker.saga import listing
+from marty_msf.worker.saga import asking, listing
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.showing import show
 
 PAGE_LIMIT: Final = 200
+#: Well below what clients and proxies wait for an answer.
+WAIT_LIMIT_SECONDS: Final = 30
+#: Header that says who asks for a verb, for the audit; without it the address counts.
+WHO: Final = "Marty-User"
 _FIELDS: Final = frozenset({"business_key", "context"})
 _FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error"})
 _QUERY: Final = _FILTERS | {"limit", "after"}
 
 
 class Routes:
-    """POST and GET /v1/sagas, GET /v1/sagas/{id}."""
+    """POST and GET /v1/sagas, GET /v1/sagas/{id}, POST /v1/sagas/{id}/{verb}."""
 
     def __init__(self, pool: asyncpg.Pool, resource: str) -> None:
         self._pool = pool
@@ -39,6 +43,7 @@ class Routes:
             web.post("/v1/sagas", self.start),
             web.get("/v1/sagas", self.list),
             web.get("/v1/sagas/{id}", self.get),
+            web.post("/v1/sagas/{id}/{verb}", self.verb),
         ]
 
     async def start(self, request: web.Request) -> web.Response:
@@ -85,6 +90,32 @@ class Routes:
             return self._missing(instance)
         return _json(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
 
+    async def verb(self, request: web.Request) -> web.Response:
+        """A person's verb: 200 done, 409 not possible (both with the reason), 202 nobody answered within `wait` seconds.
+
+        With `dryRun=true` 200 and what would be done.
+        """
+        try:
+            instance = _instance(request)
+            wished, wait_seconds, dry_run = _wish(request, await _object(request))
+            with translate():
+                async with self._pool.acquire() as conn:
+                    seen = await asking.preview(conn, self._resource, instance, wished)
+                    if seen is None:
+                        return self._missing(instance)
+                    if dry_run:
+                        return _json(200 if seen.refusal is None else 409, seen.form())
+                    numbers = await asking.ask(conn, [instance], wished)
+                # Not on a connection of its own: many who wait must not keep the engine from its work.
+                (found,) = await asking.answers(self._pool, numbers, wait_seconds)
+        except InvalidDefinition as error:
+            return _error(400, str(error))
+        except DatabaseUnavailable as error:
+            return _error(503, str(error), {"Retry-After": "1"})
+        status = {None: 202, True: 200, False: 409}[found.done]
+        form = {"saga_id": str(instance), "verb": found.verb, "by": found.by, "done": found.done}
+        return _json(status, {**form, "answer": found.answer})
+
     def _missing(self, instance: UUID) -> web.Response:
         return _error(404, f"{self._resource} has no instance {instance}: look at the other sagas")
 
@@ -111,6 +142,20 @@ def _instance(request: web.Request) -> UUID:
         return UUID(text)
     except ValueError:
         raise InvalidDefinition("id", f"{text!r} is no instance's id", "give the saga_id of a start") from None
+
+
+def _wish(request: web.Request, arguments: Mapping[str, Any]) -> tuple[asking.Request, float, bool]:
+    """The verb, how long to wait for its answer, and whether only to look. Raises InvalidDefinition."""
+    query = request.query
+    if unknown := sorted(query.keys() - {"wait", "dryRun"}):
+        raise InvalidDefinition(unknown[0], "is unknown", "give wait or dryRun")
+    wait, dry_run = query.get("wait", "10"), query.get("dryRun", "false")
+    if not (wait.isascii() and wait.isdigit() and int(wait[:9]) <= WAIT_LIMIT_SECONDS):
+        raise InvalidDefinition("wait", f"{wait!r} is no number from 0 to {WAIT_LIMIT_SECONDS}", "give seconds")
+    if dry_run not in {"true", "false"}:
+        raise InvalidDefinition("dryRun", f"{dry_run!r} is neither true nor false", "correct it or leave it out")
+    by = request.headers.get(WHO, f"http {request.remote or 'unknown'}")
+    return asking.Request(request.match_info["verb"], arguments, by), int(wait), dry_run == "true"
 
 
 async def _object(request: web.Request) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from asyncpg import Connection
 from marty_msf.core.saga.definition import load
 from marty_msf.core.saga.history import Line, history, in_work
 from marty_msf.core.saga.instance import Instance
-from marty_msf.store import saga_instance
+from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
 
 
@@ -32,6 +32,7 @@ class Portrait:
             "saga_id": str(shown.id),
             "business_key": shown.business_key,
             "state": shown.state,
+            "paused": self.instance.paused,
             "step": self.step or None,
             "error": shown.error,
             "started_at": shown.started_at.isoformat(),
@@ -48,4 +49,12 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
         return None
     definition = load(shown.definition)
     past = history(definition, orjson.loads(shown.context), shown.entries)
-    return Portrait(shown, past.instance, in_work(definition, past.instance), past.lines)
+    asked = [_line(verb) for verb in await saga_verb.of_instance(conn, instance) if not verb.done]
+    lines = sorted([*past.lines, *asked], key=lambda line: line.at_ms)
+    return Portrait(shown, past.instance, in_work(definition, past.instance), lines)
+
+
+def _line(verb: saga_verb.Verb) -> Line:
+    """A verb that is not in the journal: refused, or still open."""
+    detail = "not answered yet" if verb.done is None else f"refused: {verb.answer}"
+    return Line(int(verb.asked_at.timestamp() * 1000), verb.verb, detail=detail, by=verb.by)

@@ -12,11 +12,9 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Started
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
-from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Call, Command, Instance, context_problem
-from marty_msf.core.saga.journal import encode
-from marty_msf.core.saga.machine import advance, request_body
+from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Call, Commands, context_problem
+from marty_msf.core.saga.journal import begin
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
@@ -41,7 +39,7 @@ class Prepared:
 
     new: saga_start.New
     live: Live
-    command: Command
+    commands: Commands
 
 
 class Starter:
@@ -55,7 +53,7 @@ class Starter:
         resource: str,
         scope: str,
         holder: str,
-        began: Callable[[Live, Command], None],
+        began: Callable[[Live, Commands], None],
         pending: Callable[[], None],
         happened: asyncio.Event,
     ) -> None:
@@ -122,7 +120,7 @@ class Starter:
             item = prepared[key]
             item.live.lane = place.lane
             if self._memory.add(item.live):
-                self._began(item.live, item.command)
+                self._began(item.live, item.commands)
         if waiting:
             self._pending()
 
@@ -178,15 +176,11 @@ def prepare(definition: Definition, business_key: str, context: Mapping[str, Any
     now = now_ms()
     raw = uuid7(now, secrets.randbits(RANDOM_BITS))
     id_ = UUID(bytes=raw)
-    event = Started(now + definition.timeout_ms)
-    instance, command = advance(definition, Instance(plain), event, now)
-    live = Live(id_, str(id_), -1, definition, now, instance, seq=1)
-    entry: bytes | None = None
-    # An instance that ends without any call takes the long way, as Pending, which knows how to end it.
-    if isinstance(command, Call):
-        live.body = request_body(definition, instance, live.text)
-        entry = encode(event, now, live.body)
-    return Prepared(saga_start.New(id_, business_key, encoded, entry), live, command)
+    begun = begin(definition, plain, str(id_), now)
+    live = Live(id_, str(id_), -1, definition, now, begun.instance, 1, begun.bodies)
+    # An instance that ends or waits for a lock without any call takes the long way, as Pending, which knows how to.
+    entry = begun.entry if any(isinstance(command, Call) for command in begun.commands) else None
+    return Prepared(saga_start.New(id_, business_key, encoded, entry), live, begun.commands)
 
 
 def _refuse(asked: Sequence[tuple[Prepared, asyncio.Future[Receipt]]]) -> None:

@@ -8,18 +8,19 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import asyncpg
 from asyncpg import Connection
 
 from marty_msf.core.errors import IllegalTransition
-from marty_msf.core.saga.events import Broken, Due, Event
-from marty_msf.core.saga.instance import Call, Command, End, Instance, Wait
-from marty_msf.core.saga.journal import encode
-from marty_msf.core.saga.machine import advance, request_body
+from marty_msf.core.saga import verbs
+from marty_msf.core.saga.events import Broken, Due, Event, Succeeded, Verb
+from marty_msf.core.saga.instance import Call, Command, Commands, End, Instance, State, Wait
+from marty_msf.core.saga.journal import encode, frozen
+from marty_msf.core.saga.machine import advance
 from marty_msf.store import saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
@@ -44,11 +45,16 @@ class Pass:
 
 
 @dataclass(slots=True)
-class _Move:
+class _Draft:
+    """What one wave makes of an instance: maybe by several events, in one transaction."""
+
     live: Live
     instance: Instance
-    command: Command
-    body: bytes
+    bodies: Mapping[int, bytes]
+    seq: int
+    commands: Commands = ()
+    #: Verbs that were applied (None), or why they were not.
+    verbs: list[tuple[Verb, str | None]] = field(default_factory=list)
 
 
 class Waves:
@@ -65,9 +71,11 @@ class Waves:
         ended: Callable[[Live], None],
         broken: Callable[[str, Exception], None],
         refused: Callable[[frozenset[int]], None],
+        verb_settled: Callable[[Live, Verb, str | None], None],
         happened: asyncio.Event,
         progress: asyncio.Event,
     ) -> None:
+        """`verb_settled` hears of each verb when it is durable, or why it was refused when its turn came."""
         self._memory = memory
         self._resource = resource
         self._scope = scope
@@ -76,9 +84,10 @@ class Waves:
         self._ended = ended
         self._broken = broken
         self._refused = refused
+        self._verb_settled = verb_settled
         self._inbox: list[tuple[Live, Event]] = []
-        self._writing: list[_Move] = []
-        self._timers: list[tuple[int, int, Live, int]] = []
+        self._writing: Collection[Live] = ()
+        self._timers: list[tuple[int, int, Live, int | None]] = []
         self._ties = itertools.count()
         self._happened = happened
         self._progress = progress
@@ -89,35 +98,34 @@ class Waves:
             self._inbox.append((live, event))
             self._happened.set()
 
-    def obey(self, live: Live, command: Command) -> None:
+    def obey(self, live: Live, commands: Sequence[Command]) -> None:
         """Do what a durable transition asks for."""
-        match command:
-            case Call():
-                self._call(live, command)
-            case Wait(until_ms):
-                heapq.heappush(self._timers, (until_ms, next(self._ties), live, live.seq))
-                self._happened.set()
-            case End():
-                self._memory.remove(live)
-                self._ended(live)
+        for command in commands:
+            match command:
+                case Call():
+                    self._call(live, command)
+                case Wait(until_ms, step):
+                    heapq.heappush(self._timers, (until_ms, next(self._ties), live, step))
+                    self._happened.set()
+                case End():
+                    self._memory.remove(live)
+                    self._ended(live)
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether something of these lanes waits to be written."""
-        return any(live.lane in lanes for live, _ in self._inbox) or any(
-            move.live.lane in lanes for move in self._writing
-        )
+        return any(live.lane in lanes for live, _ in self._inbox) or any(live.lane in lanes for live in self._writing)
 
     def due(self) -> int | None:
         """Give the waits that are over their event; milliseconds until the next one ends."""
         now = now_ms()
         timers = self._timers
         while timers:
-            until_ms, _, live, seq = timers[0]
-            if live.gone or live.seq != seq or not self._memory.is_working(live.lane):
+            until_ms, _, live, step = timers[0]
+            if live.gone or not waits(live.instance, until_ms, step) or not self._memory.is_working(live.lane):
                 heapq.heappop(timers)
             elif until_ms <= now:
                 heapq.heappop(timers)
-                self._inbox.append((live, Due()))
+                self._inbox.append((live, Due(step)))
             else:
                 return until_ms - now
         return None
@@ -132,9 +140,30 @@ class Waves:
         batch, self._inbox = self._inbox[:WAVE_LIMIT], self._inbox[WAVE_LIMIT:]
         now = now_ms()
         wave = saga_wave.Wave()
-        moves = self._writing = [move for live, event in batch if (move := self._move(live, event, now, wave))]
-        if not moves:
-            return Pass(0, 0, frozenset())
+        drafts: dict[Live, _Draft] = {}
+        for live, event in batch:
+            self._draft(live, event, now, wave, drafts)
+        self._writing = drafts.keys()
+        try:
+            refused = await self._write(conn, wave, drafts.values()) if wave.ids else frozenset[int]()
+        finally:
+            self._writing = ()
+        ended = 0
+        for live, draft in drafts.items():
+            if live.gone or live.lane in refused:
+                continue
+            live.instance, live.bodies, live.seq = draft.instance, draft.bodies, draft.seq
+            self.obey(live, draft.commands)
+            ended += live.gone
+            for verb, refusal in draft.verbs:
+                self._verb_settled(live, verb, refusal)
+        self._progress.set()
+        return Pass(len(wave.ids), ended, refused)
+
+    async def _write(self, conn: Connection, wave: saga_wave.Wave, drafts: Collection[_Draft]) -> frozenset[int]:
+        """Commit the wave; the lanes that are not ours any more."""
+        for draft in drafts:
+            _summarise(draft, wave)
         epochs = {lane: self._memory.epochs[lane] for lane in set(wave.lanes)}
         try:
             with self._memory.writing(), translate():
@@ -147,28 +176,22 @@ class Waves:
                 "%s: an instance is further than this worker believed; its lanes are read again", self._scope
             )
             held = frozenset()
-        finally:
-            self._writing = []
         refused = frozenset(epochs) - held
         if refused:
             self._refused(refused)
-        ended = 0
-        for move in moves:
-            live = move.live
-            if live.gone or live.lane in refused:
-                continue
-            live.instance, live.body, live.seq = move.instance, move.body, live.seq + 1
-            ended += isinstance(move.command, End)
-            self.obey(live, move.command)
-        self._progress.set()
-        return Pass(len(moves), ended, refused)
+        return refused
 
-    def _move(self, live: Live, event: Event, now: int, wave: saga_wave.Wave) -> _Move | None:
+    def _draft(self, live: Live, event: Event, now: int, wave: saga_wave.Wave, drafts: dict[Live, _Draft]) -> None:
+        """Apply an event to what the wave has made of the instance so far."""
         if live.gone:
-            return None
-        before = live.instance
+            return
+        draft = drafts.get(live)
+        if draft is None:
+            draft = _Draft(live, live.instance, live.bodies, live.seq)
+        if not isinstance(event, Succeeded) and not self._fits(draft, event, now, drafts):
+            return
         try:
-            move, entry = _moved(live, event, now)
+            entry = _apply(draft, event, now)
         except Exception as error:
             # Whatever is wrong with one instance must not stop the others.
             logger.exception("saga instance %s cannot go on", live.text)
@@ -176,30 +199,63 @@ class Waves:
                 # Our memory of it is wrong, not the instance: it stays as it is, durable.
                 self._memory.remove(live)
                 self._broken(live.text, error)
-                return None
-            move, entry = _moved(live, _fault(event, error), now)
+                return
+            entry = _apply(draft, _fault(event, error), now)
+        drafts[live] = draft
         wave.ids.append(live.id)
-        wave.seqs.append(live.seq + 1)
+        wave.seqs.append(draft.seq)
         wave.lanes.append(live.lane)
         wave.entries.append(entry)
-        after = move.instance
-        if after.state is not before.state:
-            wave.changed_ids.append(live.id)
-            wave.changed_lanes.append(live.lane)
-            wave.states.append(after.state.value)
-            wave.errors.append(after.error[:ERROR_CHARACTERS].replace("\0", ""))
-        return move
+
+    def _fits(self, draft: _Draft, event: Event, now: int, drafts: dict[Live, _Draft]) -> bool:
+        """Whether an event still means something: a wait may have been given up, a verb may be refused."""
+        if isinstance(event, Due):
+            return resting(draft.instance, event.step)
+        if not isinstance(event, verbs.VERBS):
+            return True
+        refusal = verbs.refusal(draft.live.definition, draft.instance, event, now)
+        draft.verbs.append((event, refusal))
+        drafts[draft.live] = draft
+        return refusal is None
 
 
-def _moved(live: Live, event: Event, now: int) -> tuple[_Move, bytes]:
-    """What the event makes of the instance, and its journal entry. Changes nothing."""
-    after, command = advance(live.definition, live.instance, event, now)
-    body = frozen = b""
-    if isinstance(command, Call) and command.first:
-        frozen = body = request_body(live.definition, after, live.text)
-    elif isinstance(command, Call | Wait):
-        body = live.body
-    return _Move(live, after, command, body), encode(event, now, frozen)
+def waits(instance: Instance, until_ms: int, step: int | None) -> bool:
+    """Whether a wait that was asked for is still one."""
+    if step is None:
+        return instance.state is State.WAITING and not instance.paused
+    operation = instance.operation(step)
+    return operation is not None and operation.until_ms == until_ms and not instance.paused
+
+
+def resting(instance: Instance, step: int | None) -> bool:
+    """Whether there is a wait to end."""
+    if step is None and instance.state is State.WAITING:
+        return True
+    operation = instance.operation(step)
+    return operation is not None and operation.until_ms is not None
+
+
+def _apply(draft: _Draft, event: Event, now: int) -> bytes:
+    """The journal entry. Changes nothing when the event does not fit."""
+    live = draft.live
+    after, commands = advance(live.definition, draft.instance, event, now)
+    lines, bodies = frozen(live.definition, after, commands, live.text, draft.bodies)
+    entry = encode(event, now, lines)
+    draft.instance, draft.bodies, draft.seq = after, bodies, draft.seq + 1
+    draft.commands = (*draft.commands, *commands) if draft.commands else commands
+    return entry
+
+
+def _summarise(draft: _Draft, wave: saga_wave.Wave) -> None:
+    """The instance's own row changes only with its state."""
+    before, after = draft.live.instance, draft.instance
+    if after.state is before.state:
+        return
+    wave.changed_ids.append(draft.live.id)
+    wave.changed_lanes.append(draft.live.lane)
+    wave.states.append(after.state.value)
+    wave.errors.append(after.error[:ERROR_CHARACTERS].replace("\0", ""))
+    wave.parked_before.append(before.state is State.PARKED)
 
 
 def _fault(event: Event, error: Exception) -> Broken:

@@ -1,5 +1,7 @@
 """Definitions for the tests, written the way users write specs."""
 
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from marty_msf.core.resources.saga import SagaSpec
@@ -21,8 +23,18 @@ def spec(*steps: dict[str, Any], timeout_seconds: int = 300, **fields: Any) -> S
     )
 
 
-def definition(*steps: dict[str, Any], timeout_seconds: int = 300) -> Definition:
-    return load(stored_form(spec(*steps, timeout_seconds=timeout_seconds)))
+def definition(*steps: dict[str, Any], timeout_seconds: int = 300, max_parallel_steps: int = 5) -> Definition:
+    """Steps may have a `group`."""
+    plain = [{name: value for name, value in step.items() if name != "group"} for step in steps]
+    made = load(stored_form(spec(*plain, timeout_seconds=timeout_seconds)))
+    groups = [step.get("group") for step in steps]
+    members = groupby(range(len(steps)), key=lambda index: groups[index] or index)
+    return replace(
+        made,
+        steps=tuple(replace(step, group=group) for step, group in zip(made.steps, groups, strict=True)),
+        stages=tuple(tuple(stage) for _, stage in members),
+        max_parallel_steps=max_parallel_steps,
+    )
 
 
 ORDER = definition(

@@ -2,16 +2,28 @@ from collections.abc import Sequence
 
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import (
+    Due,
     Event,
+    Failed,
+    Misconfigured,
+    Rejected,
     Resumed,
+    Retry,
     Started,
+    Succeeded,
     Withdrawn,
 )
 from marty_msf.core.saga.history import CALL, History, Line, history, in_work
 from marty_msf.core.saga.instance import State
 from marty_msf.core.saga.journal import encode
-from tests.unit.core.saga.definitions import ORDER
+from tests.unit.core.saga.definitions import ORDER, definition
 from tests.unit.core.saga.test_journal import GOLDEN
+
+PAIR = definition(
+    {"name": "check", "group": "checks"},
+    {"name": "reserve", "group": "checks", "compensation": "release"},
+    {"name": "confirm"},
+)
 
 
 def past(of: Definition, *events: tuple[int, Event]) -> History:
@@ -44,6 +56,18 @@ def test_every_attempt_has_its_duration_and_outcome() -> None:
     assert found.changed_ms == 3050
 
 
+def test_steps_at_the_same_time_keep_their_own_lines() -> None:
+    found = past(
+        PAIR,
+        (1000, Started(900_000)),
+        (1010, Succeeded({"a": 1}, 1)),
+        (1030, Failed("HTTP 503", True, 0.0, None, 0)),
+    )
+
+    assert calls(found.lines) == [("check", "do", 1, 30, "unknown"), ("reserve", "do", 1, 10, "succeeded")]
+    assert in_work(PAIR, found.instance) == "check"
+
+
 def test_a_call_that_was_handed_back_leaves_no_line() -> None:
     found = past(ORDER, (1000, Started(900_000)), (1001, Withdrawn()))
 
@@ -54,6 +78,21 @@ def test_a_call_whose_worker_ended_has_no_duration_and_is_made_again() -> None:
     found = past(ORDER, (1000, Started(900_000)), (5000, Resumed()))
 
     assert calls(found.lines) == [("reserve", "do", 1, None, "unknown"), ("reserve", "do", 1, None, "in flight")]
+
+
+def test_a_verb_is_told_with_its_person() -> None:
+    events: list[Event] = [Started(900_000), Misconfigured("HTTP 404"), Retry("ann", 7), Due()]
+    found = past(ORDER, *[(1000 + 10 * number, event) for number, event in enumerate(events)])
+
+    assert [(line.event, line.by) for line in found.lines if line.by] == [("retry", "ann")]
+    assert calls(found.lines)[-1] == ("reserve", "do", 1, None, "in flight")
+
+
+def test_a_refusal_ends_an_instance_that_did_nothing() -> None:
+    found = past(ORDER, (1000, Started(900_000)), (1010, Rejected("no stock", 0.0)))
+
+    assert [line.event for line in found.lines] == ["started", CALL, "failed"]
+    assert "no stock" in found.lines[-1].detail
 
 
 def test_an_instance_nobody_took_up_has_no_past() -> None:

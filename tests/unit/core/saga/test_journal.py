@@ -46,8 +46,8 @@ def test_a_journal_of_the_first_version_still_folds_to_the_same_instance() -> No
     assert folded.instance.state is State.PARKED
     assert folded.instance.context == {"order": 7, "reservation": "r1"}
     assert [it.step for it in folded.instance.happened] == [0]
-    assert folded.instance.error == "undo of reserve: HTTP 404"
-    assert folded.body == GOLDEN[8].partition(b"\n")[2]
+    assert folded.instance.error == "charge was refused: HTTP 402; undo of reserve: HTTP 404"
+    assert folded.bodies == {0: GOLDEN[8].partition(b"\n")[2]}
 
 
 def test_entries_are_written_as_they_are_read() -> None:
@@ -75,7 +75,7 @@ def test_every_event_survives_the_journal(event: Event, body: bytes) -> None:
 
 def test_an_instance_nobody_took_up_folds_to_pending() -> None:
     folded = fold(ORDER, {"a": 1}, [])
-    assert (folded.instance, folded.command, folded.body) == (Instance({"a": 1}), None, b"")
+    assert (folded.instance, folded.bodies) == (Instance({"a": 1}), {})
 
 
 def test_the_revision_names_what_instances_see_and_nothing_else() -> None:

@@ -34,10 +34,10 @@ OK = Succeeded({})
 def play(
     plan: Definition, *events: Event, now_ms: int = 1000, context: dict[str, object] | None = None
 ) -> tuple[Instance, list[Command]]:
-    instance, commands = Instance(context or {}), []
+    instance, commands = Instance(context or {}), list[Command]()
     for event in (START, *events):
-        instance, command = advance(plan, instance, event, now_ms)
-        commands.append(command)
+        instance, more = advance(plan, instance, event, now_ms)
+        commands += more
     return instance, commands
 
 
@@ -154,7 +154,7 @@ def test_a_condition_with_a_type_error_parks_the_instance() -> None:
 
 def test_no_step_begins_after_the_deadline_and_what_happened_is_undone() -> None:
     instance, _ = play(ORDER)
-    instance, command = advance(ORDER, instance, OK, START.deadline_ms)
+    instance, (command,) = advance(ORDER, instance, OK, START.deadline_ms)
 
     assert instance.state is State.COMPENSATING
     assert command == Call(step=0, undo=True, timeout_ms=1000, not_after_ms=None, first=True)
@@ -162,7 +162,7 @@ def test_no_step_begins_after_the_deadline_and_what_happened_is_undone() -> None
 
 def test_the_deadline_does_not_count_after_the_pivot() -> None:
     instance, _ = play(ORDER, OK)
-    instance, command = advance(ORDER, instance, OK, START.deadline_ms)
+    instance, (command,) = advance(ORDER, instance, OK, START.deadline_ms)
 
     assert command == Call(step=2, undo=False, timeout_ms=1000, not_after_ms=None, first=True)
     assert instance.beyond_pivot
@@ -170,10 +170,10 @@ def test_the_deadline_does_not_count_after_the_pivot() -> None:
 
 def test_a_wait_ends_at_the_deadline_at_the_latest() -> None:
     instance, _ = play(ORDER)
-    instance, command = advance(ORDER, instance, UNKNOWN, START.deadline_ms - 10)
-    assert command == Wait(START.deadline_ms)
+    instance, (command,) = advance(ORDER, instance, UNKNOWN, START.deadline_ms - 10)
+    assert command == Wait(START.deadline_ms, 0)
 
-    instance, command = advance(ORDER, instance, Due(), START.deadline_ms)
+    instance, (command,) = advance(ORDER, instance, Due(), START.deadline_ms)
     assert isinstance(command, Call)
     assert command.undo
 
@@ -181,14 +181,14 @@ def test_a_wait_ends_at_the_deadline_at_the_latest() -> None:
 def test_an_instance_taken_up_after_its_deadline_ends_without_a_call() -> None:
     instance, commands = play(ORDER, now_ms=START.deadline_ms)
 
-    assert (instance.state, commands) == (State.COMPENSATED, [End()])
+    assert (instance.state, commands) == (State.FAILED, [End()])
 
 
 def test_a_resumed_call_is_made_again_with_the_same_key_and_counts_as_unknown() -> None:
     instance, commands = play(ORDER, Resumed())
 
     assert [idempotency_key(ORDER, "s", c) for c in commands if isinstance(c, Call)] == ["s:reserve:do:1"] * 2
-    instance, command = advance(ORDER, instance, NO, 1000)
+    instance, (command,) = advance(ORDER, instance, NO, 1000)
     assert isinstance(command, Call)
     assert command.undo
 
@@ -204,15 +204,14 @@ def test_a_restart_inside_the_process_is_no_sign_of_a_call_that_kills_workers() 
     instance, commands = play(ORDER, *[Restarted()] * (2 * RESUME_LIMIT))
 
     assert (instance.state, len(calls(ORDER, commands))) == (State.RUNNING, 2 * RESUME_LIMIT + 1)
-    assert instance.operation is not None
-    assert instance.operation.unknown
+    assert instance.operations[0].unknown
 
 
 def test_a_withdrawn_call_was_not_made() -> None:
     instance, commands = play(ORDER, Withdrawn(), Due(), NO)
 
-    assert commands[1] == Wait(1000)
-    assert instance.state is State.COMPENSATED
+    assert commands[1] == Wait(1000, 0)
+    assert instance.state is State.FAILED
     assert calls(ORDER, commands) == ["do reserve", "do reserve"]
 
 
@@ -220,7 +219,7 @@ def test_results_merge_into_the_context_and_an_undo_carries_its_steps_result() -
     instance, _ = play(ORDER, Succeeded({"reservation": "r1"}), NO, context={"order": 7})
 
     assert instance.context == {"order": 7, "reservation": "r1"}
-    assert request_body(ORDER, instance, "s") == (
+    assert request_body(ORDER, instance, "s", Call(0, True, 1000, None, True)) == (
         b'{"saga_id":"s","step":"reserve","context":{"order":7,"reservation":"r1"},"data":{},"result":{"reservation":"r1"}}'
     )
 
@@ -239,9 +238,10 @@ def test_a_result_that_cannot_be_kept_parks_the_instance_with_the_step_done(answ
 @pytest.mark.parametrize("events", [(), (OK,), (UNKNOWN,), (OK, NO)])
 def test_a_fault_of_ours_parks_the_instance_wherever_it_is(events: tuple[Event, ...]) -> None:
     before, _ = play(ORDER, *events)
-    instance, command = advance(ORDER, before, Broken("a bug"), 1000)
+    instance, (command,) = advance(ORDER, before, Broken("a bug"), 1000)
 
-    assert (instance, command) == (replace(before, state=State.PARKED, error="a bug"), End())
+    assert (instance, command) == (replace(before, state=State.PARKED, error=instance.error), End())
+    assert instance.error.endswith("a bug")
 
 
 def test_the_answer_of_an_undo_merges_nothing() -> None:

@@ -1,0 +1,128 @@
+"""`marty saga cancel`, `retry`, `skip-step`, `resume`, `edit-context` and `pause`."""
+
+import getpass
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import click
+
+from marty_msf.cli.connection import Target, run, target_options
+from marty_msf.cli.saga_filters import filter_options
+from marty_msf.cli.saga_orders import Order, carry_out, confirm
+from marty_msf.cli.saga_reading import output_option
+from marty_msf.cli.saga_starting import json_object
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.spec import RunState
+from marty_msf.core.saga.selection import Selection
+from marty_msf.worker.saga.asking import Request
+
+
+def _verb_options(command: Callable[..., None]) -> Callable[..., None]:
+    decorators: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = [
+        click.argument("ids", metavar="[ID]...", nargs=-1),
+        click.option("--saga", help="Of this saga: with filters all that fit, with IDs to look there only."),
+        filter_options,
+        click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="At most."),
+        click.option("--as", "by", help="Who asks, for the audit. [default: the user of this computer]"),
+        click.option("-y", "--yes", is_flag=True, help="Do not ask back."),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing."),
+        click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for the answers."),
+        target_options,
+        output_option,
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def _order(verb: str, arguments: Mapping[str, Any], by: str | None, output: str, **options: Any) -> None:
+    """Carry out one command."""
+    try:
+        request = Request(verb, arguments, by or f"{getpass.getuser()}@{socket.gethostname()}")
+    except InvalidDefinition as error:
+        option = "as" if error.path == "by" else error.path
+        raise click.UsageError(f"--{option}: {error.problem}: {error.remedy}") from error
+    run(carry_out(Order(request=request, json=output == "json", **options)))
+
+
+@click.command()
+@_verb_options
+def cancel(by: str | None, output: str, **options: Any) -> None:
+    """Undo what may have happened and end as Cancelled; possible before the pivot."""
+    _order("cancel", {}, by, output, **options)
+
+
+@click.command()
+@_verb_options
+def retry(by: str | None, output: str, **options: Any) -> None:
+    """Call the step that a parked instance stands at again, as a new call: its idempotency key changes."""
+    _order("retry", {}, by, output, **options)
+
+
+@click.command("skip-step")
+@_verb_options
+@click.option("--stuck-step", help="Which one, when several are stuck.")
+def skip_step(by: str | None, output: str, stuck_step: str | None, **options: Any) -> None:
+    """Take the step that a parked instance stands at for handled, and go on."""
+    _order("skip-step", {} if stuck_step is None else {"step": stuck_step}, by, output, **options)
+
+
+@click.command()
+@_verb_options
+@click.option(
+    "--type", "whole", metavar="NAME", help="The saga NAME itself, all of it: sets its spec.state to Running."
+)
+def resume(by: str | None, output: str, whole: str | None, **options: Any) -> None:
+    """Let a paused instance go on, or a parked one where it stands, with the same idempotency key."""
+    if whole is not None:
+        _set_state(whole, RunState.RUNNING, **options)
+    else:
+        _order("resume", {}, by, output, **options)
+
+
+@click.command()
+@_verb_options
+@click.option("--type", "whole", metavar="NAME", help="The saga NAME itself, all of it: sets its spec.state to Paused.")
+def pause(by: str | None, output: str, whole: str | None, **options: Any) -> None:
+    """Begin nothing more until resume; calls in flight are awaited."""
+    if whole is not None:
+        _set_state(whole, RunState.PAUSED, **options)
+    else:
+        _order("pause", {}, by, output, **options)
+
+
+@click.command("edit-context")
+@_verb_options
+@click.option("--patch", required=True, help="JSON merge patch: members to set, null removes; or @FILE, @-.")
+def edit_context(by: str | None, output: str, patch: str, **options: Any) -> None:
+    """Change the context of a paused or parked instance."""
+    _order("edit-context", {"patch": json_object("--patch", patch)}, by, output, **options)
+
+
+def _set_state(
+    name: str,
+    state: RunState,
+    *,
+    ids: Sequence[str],
+    saga: str | None,
+    chosen: Selection,
+    target: Target,
+    yes: bool,
+    dry_run: bool,
+    **_: Any,
+) -> None:
+    """The whole type: its pods stay and take no work, or take it again."""
+    if ids or saga or chosen != Selection():
+        raise click.UsageError("--type means a whole saga: leave IDs and filters out")
+    namespace, _slash, plain = name.rpartition("/")
+    place = Target(None, namespace or target.namespace, target.context, target.kubeconfig)
+    cluster = place.cluster()
+    what = f"spec.state of Saga {cluster.namespace}/{plain} to {state.value}"
+    if dry_run:
+        cluster.set_state(plain, state.value, dry_run=True)
+        click.echo(f"Would set {what}. Nothing was changed.")
+        return
+    confirm(f"Set {what}?", yes=yes)
+    cluster.set_state(plain, state.value, dry_run=False)
+    click.echo(f"Set {what}. Watch it: kubectl get saga {plain} -n {cluster.namespace}")

@@ -1,0 +1,95 @@
+"""Asking for verbs and waiting for the answers: shared by the command line and the HTTP surface."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import orjson
+from asyncpg import Connection
+
+from marty_msf.core.errors import MartyError
+from marty_msf.core.saga import asked, verbs
+from marty_msf.core.saga.definition import load
+from marty_msf.core.saga.journal import fold
+from marty_msf.store import saga_instance, saga_verb
+from marty_msf.worker.saga.clock import now_ms
+
+#: Between two looks for an answer, growing to the second.
+_FIRST_WAIT_SECONDS: Final = 0.02
+_LAST_WAIT_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A verb, checked, and who asks for it."""
+
+    verb: str
+    arguments: Mapping[str, Any]
+    by: str
+
+    def __post_init__(self) -> None:
+        """Raises InvalidDefinition."""
+        asked.check(self.verb, self.arguments, self.by)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a verb would do to one instance as it stands now."""
+
+    id: UUID
+    resource: str
+    business_key: str
+    #: Why not, with the remedy; None when it is possible.
+    refusal: str | None
+    #: What it would do; empty when it is not possible.
+    effect: str
+
+    def form(self) -> Mapping[str, Any]:
+        """As JSON values."""
+        return {
+            "saga_id": str(self.id),
+            "saga": self.resource,
+            "business_key": self.business_key,
+            "possible": self.refusal is None,
+            "text": self.refusal or self.effect,
+        }
+
+
+async def preview(conn: Connection, resource: str, instance: UUID, request: Request) -> Preview | None:
+    """Look without changing anything; None when there is no such instance."""
+    shown = await saga_instance.get(conn, resource, instance)
+    if shown is None:
+        return None
+    try:
+        definition = load(shown.definition)
+        event = asked.event(request.verb, request.arguments, request.by, None, definition)
+        now = fold(definition, orjson.loads(shown.context), shown.entries).instance
+        refusal = verbs.refusal(definition, now, event, now_ms())
+        effect = "" if refusal else verbs.effect(definition, now, event, now_ms())
+    except MartyError as error:
+        refusal, effect = str(error), ""
+    return Preview(instance, resource, shown.business_key, refusal, effect)
+
+
+async def ask(conn: Connection, instances: Sequence[UUID], request: Request) -> Sequence[int]:
+    """Make the request durable, for `answers`. The owners of the instances' lanes find it within a tenth of a second."""
+    arguments = orjson.dumps(request.arguments)
+    return list(await saga_verb.ask(conn, instances, request.verb, arguments, request.by))
+
+
+async def answers(
+    conn: Connection | asyncpg.Pool, numbers: Sequence[int], wait_seconds: float
+) -> Sequence[saga_verb.Verb]:
+    """The verbs as they are once all are answered, or after the wait. A pool lends a connection for each look only."""
+    deadline, pause = time.monotonic() + wait_seconds, _FIRST_WAIT_SECONDS
+    while True:
+        found = await saga_verb.answers(conn, numbers)
+        left = deadline - time.monotonic()
+        if left <= 0 or all(it.done is not None for it in found):
+            return found
+        await asyncio.sleep(min(pause, left))
+        pause = min(pause * 1.5, _LAST_WAIT_SECONDS)

@@ -1,0 +1,138 @@
+"""Takes the verbs that people ask for to their instances, and the answers back.
+
+A verb is done exactly once: its number stands in the journaled event, so that whoever finds it open after a crash sees
+whether it was done, and in the row's own answer, which is written after the commit of the event and never twice.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import asyncpg
+import orjson
+
+from marty_msf.core.errors import MartyError
+from marty_msf.core.saga import asked, verbs
+from marty_msf.core.saga.definition import Definition
+from marty_msf.core.saga.events import Verb
+from marty_msf.core.saga.history import in_work
+from marty_msf.core.saga.instance import LIVE, Instance, State
+from marty_msf.core.saga.journal import Folded, decode, fold
+from marty_msf.store import saga_verb
+from marty_msf.store.database import translate
+from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.memory import Live, Memory
+
+#: Verbs read at once, with the journals of their instances.
+_LIMIT: Final = 100
+
+
+class Desk:
+    """The verbs of the instances in our lanes. `look` is called by one task, again and again."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        resource: str,
+        memory: Memory,
+        definitions: Definitions,
+        tell: Callable[[Live, Verb], None],
+        wake: asyncio.Event,
+    ) -> None:
+        """`tell` puts a verb into the next wave; `wake` is set when there is an answer to write."""
+        self._pool = pool
+        self._resource = resource
+        self._memory = memory
+        self._definitions = definitions
+        self._tell = tell
+        self._wake = wake
+        #: Told and not settled yet, by the verb's number.
+        self._told: dict[int, Live] = {}
+        self._answers: dict[int, tuple[bool, str]] = {}
+
+    async def look(self, epochs: Mapping[int, int]) -> None:
+        """Write answers, then take up what was asked in these lanes. Raises DatabaseUnavailable."""
+        # What became of a verb whose instance left us is seen by whoever loads the instance next, maybe we ourselves.
+        self._told = {number: live for number, live in self._told.items() if not live.gone}
+        answers = dict(self._answers)
+        with translate():
+            async with self._pool.acquire() as conn:
+                if answers:
+                    await saga_verb.answer(conn, [(number, *answer) for number, answer in answers.items()])
+                    for number in answers:
+                        del self._answers[number]
+                busy = [*self._told, *self._answers]
+                found = await saga_verb.open_verbs(conn, self._resource, sorted(epochs), busy, _LIMIT)
+        if not found:
+            return
+        await self._definitions.load({it.revision for it in found})
+        for it in found:
+            # A lane that left us since the statement began may have been worked on by others: its rows are old.
+            if self._memory.working_lanes().get(it.lane) == epochs[it.lane]:
+                self._take(it)
+
+    def settled(self, live: Live, event: Verb, refusal: str | None) -> None:
+        """The verb is durable, or was refused when its turn came and changed nothing."""
+        if event.verb is not None:
+            self._told.pop(event.verb, None)
+            self._answer(event.verb, refusal is None, refusal or standing(live.definition, live.instance))
+        if live.instance.state not in LIVE and not live.gone:
+            self._memory.remove(live)
+
+    def _take(self, it: saga_verb.Asked) -> None:
+        try:
+            definition = self._definitions.get(it.revision)
+            event = asked.event(it.verb, orjson.loads(it.arguments), it.by, it.number, definition)
+            live = self._memory.get(str(it.instance))
+            folded = fold(definition, orjson.loads(it.context), it.entries)
+        except (MartyError, LookupError, ValueError) as error:
+            # Whatever is wrong with one verb or instance must not stop the others.
+            self._answer(it.number, False, str(error))
+            return
+        if _journaled(it):
+            self._answer(it.number, True, standing(definition, live.instance if live else folded.instance))
+        elif live is not None:
+            self._told[it.number] = live
+            self._tell(live, event)
+        elif folded.instance.state not in LIVE:
+            self._wake_up(it, definition, folded, event)
+        # Else it is live and not in memory: about to be taken up. The next look finds it there.
+
+    def _wake_up(self, it: saga_verb.Asked, definition: Definition, folded: Folded, event: Verb) -> None:
+        """The instance is at rest. It comes back into memory only for a verb that it allows."""
+        refusal = verbs.refusal(definition, folded.instance, event, now_ms())
+        if refusal is not None:
+            self._answer(it.number, False, refusal)
+            return
+        live = Live(
+            it.instance,
+            str(it.instance),
+            it.lane,
+            definition,
+            it.started_ms,
+            folded.instance,
+            len(it.entries),
+            folded.bodies,
+        )
+        if self._memory.add(live):
+            self._told[it.number] = live
+            self._tell(live, event)
+
+    def _answer(self, number: int, done: bool, text: str) -> None:
+        self._answers[number] = done, text
+        self._wake.set()
+
+
+def standing(definition: Definition, instance: Instance) -> str:
+    """Where an instance stands, in a few words."""
+    work = in_work(definition, instance)
+    paused = ", paused" if instance.paused else ""
+    if instance.state is State.PARKED:
+        return f"Parked{f' at {work}' if work else ''}: {instance.error}"
+    return f"{instance.state.value}{f' at {work}' if work else ''}{paused}"
+
+
+def _journaled(it: saga_verb.Asked) -> bool:
+    events = (decode(entry)[1] for entry in it.entries)
+    return any(isinstance(event, Verb) and event.verb == it.number for event in events)
