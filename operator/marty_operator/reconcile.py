@@ -15,7 +15,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.spec import API_VERSION, RunState
 from marty_msf.core.worker_config import revision
 from marty_msf.core.worker_status import ProblemReason
-from marty_operator import conditions, events, metrics, secrets, status
+from marty_operator import conditions, events, inputs, metrics, secrets, status
 from marty_operator.applied import Applier, NameTaken
 from marty_operator.cluster import Cluster, ClusterRefused
 from marty_operator.migrations import Migrations
@@ -156,6 +156,8 @@ class Reconciler:
             url = await secrets.read_reference(self._cluster, namespace, reference, "spec.database.urlSecretRef")
             if isinstance(url, Blocker):
                 return migration, plan.blocker or url, None
+            if missing := await inputs.missing(self._cluster, namespace, plan.config.spec):
+                return migration, plan.blocker or missing, None
             await self.applier.check_names(resource)
             if plan.replicas:
                 memory.migration = self._migrations.name(url)

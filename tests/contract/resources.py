@@ -31,6 +31,42 @@ SAGA = _resource(
         ]
     },
 )
+GROUPED = _resource(
+    "Saga",
+    "grouped",
+    {
+        "maxParallelSteps": 2,
+        "steps": [
+            {"name": "check_customer", "service": "customer", "action": "check", "parallelGroup": "checks"},
+            {"name": "check_stock", "service": "inventory", "action": "check", "parallelGroup": "checks"},
+            {"name": "charge", "service": "payment", "action": "charge"},
+            {"name": "ship", "service": "shipping", "action": "ship"},
+        ],
+    },
+)
+CALLING = _resource(
+    "Saga",
+    "calling",
+    {
+        "steps": [
+            {
+                "name": "charge",
+                "service": "payment",
+                "action": "charge",
+                "compensation": "refund",
+                "call": {
+                    "http": {
+                        "url": "https://pay.example/orders/{order_id}/charge?currency={price.currency}",
+                        "compensationUrl": "https://pay.example/orders/{order_id}/refund",
+                        "headers": {"X-Shop": "7"},
+                        "headersFrom": [{"name": "Authorization", "secretRef": {"name": "pay", "key": "token"}}],
+                        "tls": {"caSecretRef": {"name": "pay-ca"}},
+                    }
+                },
+            },
+        ],
+    },
+)
 RELAY = _resource("OutboxRelay", "shop", {"kafka": _KAFKA})
 PROJECTION = _resource(
     "Projection",

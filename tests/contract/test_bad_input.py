@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import KINDS
-from tests.contract.resources import PROJECTION, RELAY, SAGA, Resource, Spoil, change, remove, spoiled
+from tests.contract.resources import CALLING, GROUPED, PROJECTION, RELAY, SAGA, Resource, Spoil, change, remove, spoiled
 from tests.support.cluster import Cluster
 
 COLUMN = "which spec.readModel.columns does not declare: add it there or correct the name"
@@ -107,6 +107,93 @@ BAD = {
     "state in lower case": Bad(
         SAGA, change("spec.state", "running"), "spec.state", 'supported values: "Running", "Paused", "Stopped"'
     ),
+    **{
+        f"group: {name}": Bad(GROUPED, spoil, path, says)
+        for name, (spoil, path, says) in {
+            "torn apart": (
+                change("spec.steps.3.parallelGroup", "checks"),
+                "spec.steps",
+                'step "ship" does not stand beside the other steps of its parallelGroup: put them next to each other',
+            ),
+            "of one step": (
+                remove("spec.steps.0.parallelGroup"),
+                "spec.steps",
+                'step "check_stock" is alone in its parallelGroup: give the steps beside it the same group',
+            ),
+            "with the pivot": (
+                change("spec.steps.1.pivot", True),
+                "spec.steps[1].parallelGroup",
+                "the pivot cannot be in a parallelGroup",
+            ),
+            "with the name of its step": (
+                change("spec.steps.0.parallelGroup", "check_customer"),
+                "spec.steps[0].parallelGroup",
+                "bears its own name: give the group another name",
+            ),
+            "without a name": (
+                change("spec.steps.0.parallelGroup", ""),
+                "spec.steps[0].parallelGroup",
+                "at least 1 chars",
+            ),
+            "without room": (change("spec.maxParallelSteps", 0), "spec.maxParallelSteps", "greater than or equal to 1"),
+        }.items()
+    },
+    **{
+        f"call: {name}": Bad(CALLING, spoil, path, says)
+        for name, (spoil, path, says) in {
+            "of no form": (change("spec.steps.0.call", {}), "spec.steps[0].call.http", "Required value"),
+            "of a host that data chooses": (
+                change("spec.steps.0.call.http.url", "https://{host}/charge"),
+                "spec.steps[0].call.http.url",
+                "should match",
+            ),
+            "of another scheme": (
+                change("spec.steps.0.call.http.url", "file:///etc/passwd"),
+                "spec.steps[0].call.http.url",
+                "should match",
+            ),
+            "of a url whose brace stays open": (
+                change("spec.steps.0.call.http.url", "https://pay.example/orders/{order_id"),
+                "spec.steps[0].call.http.url",
+                "should match",
+            ),
+            "that cannot be undone": (
+                remove("spec.steps.0.call.http.compensationUrl"),
+                "spec.steps[0].call.http",
+                "url and compensation go with a compensationUrl",
+            ),
+            "that undoes by GET": (
+                change("spec.steps.0.call.http.method", "GET"),
+                "spec.steps[0].call.http.method",
+                "a GET cannot undo anything",
+            ),
+            "with a header of the worker": (
+                change("spec.steps.0.call.http.headers", {"Idempotency-Key": "1"}),
+                "spec.steps[0].call.http.headers",
+                "a header is set by the worker itself",
+            ),
+            "with a password in the spec": (
+                change("spec.steps.0.call.http.headers", {"authorization": "Basic x"}),
+                "spec.steps[0].call.http.headers",
+                "read it from a Secret by headersFrom",
+            ),
+            "with a header that ends the header": (
+                change("spec.steps.0.call.http.headers", {"X-Shop": "1\r\nHost: x"}),
+                "spec.steps[0].call.http.headers.X-Shop",
+                "should match",
+            ),
+            "with a secret host": (
+                change("spec.steps.0.call.http.headersFrom.0.name", "Host"),
+                "spec.steps[0].call.http.headersFrom",
+                "a header is set by the worker itself",
+            ),
+            "with tls in the clear": (
+                change("spec.steps.0.call.http.url", "http://pay.example/charge"),
+                "spec.steps[0].call.http.tls",
+                "tls is for an https URL",
+            ),
+        }.items()
+    },
     "no database": Bad(SAGA, remove("spec.database"), "spec.database", "Required value"),
     "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
     "brokers without a port": Bad(

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.resources.kinds import KINDS, Kind
-from tests.contract.resources import GOOD, PROJECTION, SAGA, Resource, change, spoiled
+from tests.contract.resources import CALLING, GOOD, GROUPED, PROJECTION, SAGA, Resource, change, spoiled
 from tests.support.cluster import Cluster
 
+SAGAS = Path(__file__).parents[2] / "examples/sagas"
 SHOP = Path(__file__).parents[2] / "examples/shop/k8s"
 
 
@@ -36,6 +38,14 @@ def test_the_api_server_fills_in_what_the_model_fills_in(stored: Resource, kind:
     understood = kind.spec.model_validate(GOOD[kind.kind]["spec"])
 
     assert stored["spec"] == understood.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@pytest.mark.parametrize("saga", [GROUPED, CALLING], ids=lambda saga: saga["metadata"]["name"])
+def test_every_part_of_a_saga_is_filled_in_like_in_the_model(api: Cluster, saga: Resource) -> None:
+    answer = api.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", input=yaml.safe_dump(saga))
+
+    understood = KINDS["Saga"].spec.model_validate(saga["spec"])
+    assert yaml.safe_load(answer.stdout)["spec"] == understood.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -118,6 +128,16 @@ def test_the_resources_of_the_shop_are_good(api: Cluster, file: str) -> None:
         resource = copy.deepcopy(document)
         resource["metadata"]["namespace"] = "default"
         api.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(resource))
+
+
+@pytest.mark.parametrize("file", sorted(SAGAS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_examples_are_good(api: Cluster, file: Path) -> None:
+    for document in yaml.safe_load_all(file.read_text()):
+        resource = copy.deepcopy(document)
+        resource["metadata"]["namespace"] = "default"
+        api.kubectl("create", "--dry-run=server", "-f", "-", input=yaml.safe_dump(resource))
+        if resource["kind"] in KINDS:
+            check_expressions(KINDS[resource["kind"]].spec.model_validate(resource["spec"]))
 
 
 def test_kubectl_explains_every_field(api: Cluster) -> None:

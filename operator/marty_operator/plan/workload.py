@@ -10,7 +10,7 @@ from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.spec import RunState
-from marty_operator.plan import pod
+from marty_operator.plan import files, pod
 from marty_operator.plan.labels import CONFIG_REVISION, SECRETS_HASH, labels, selector
 from marty_operator.resource import Key, Manifest
 
@@ -141,6 +141,7 @@ def _pod(desired: Desired) -> Manifest:
         "volumes": [
             {"name": "config", "configMap": {"name": name}},
             {"name": "tmp", "emptyDir": {}},
+            *files.volumes(desired.config.spec),
         ],
     }
 
@@ -165,6 +166,7 @@ def _worker(desired: Desired) -> Manifest:
         "volumeMounts": [
             {"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  # the only writable place in the container
+            *files.mounts(desired.config.spec),
         ],
     }
 

@@ -1,12 +1,19 @@
-"""What the schema cannot tell about a spec: every CEL expression in it must compile. Used by the operator and by the workers."""
+"""What the schema cannot tell about a spec: every CEL expression and URL in it must compile, and no condition may look ahead.
 
+Used by the operator and by the workers.
+"""
+
+import re
 from typing import assert_never
 
-from marty_msf.core.expressions import check
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.expressions import Expression, check
 from marty_msf.core.projection.mapping import Mapper
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.resources.saga_step import HttpCall
+from marty_msf.core.saga.url_template import Template
 
 
 def check_expressions(spec: SagaSpec | OutboxRelaySpec | ProjectionSpec) -> None:
@@ -24,11 +31,47 @@ def check_expressions(spec: SagaSpec | OutboxRelaySpec | ProjectionSpec) -> None
 
 def _check_saga(spec: SagaSpec) -> None:
     for index, step in enumerate(spec.steps):
+        path = f"spec.steps[{index}]"
         if step.condition is not None:
-            check(step.condition, f"spec.steps[{index}].condition")
+            _check_condition(spec, index, Expression(step.condition, f"{path}.condition"))
+        if step.call is not None:
+            _check_urls(step.call.http, f"{path}.call.http")
     for index, trigger in enumerate(spec.triggers):
         path = f"spec.triggers[{index}].kafka"
         for name, source in trigger.kafka.context.items():
             check(source, f"{path}.context.{name}")
         if trigger.kafka.business_key is not None:
             check(trigger.kafka.business_key, f"{path}.businessKey")
+
+
+def _check_urls(call: HttpCall, path: str) -> None:
+    if call.url is not None:
+        Template(call.url, f"{path}.url")
+    if call.compensation_url is not None:
+        Template(call.compensation_url, f"{path}.compensationUrl")
+
+
+def _check_condition(spec: SagaSpec, index: int, condition: Expression) -> None:
+    """Refuse a condition that names a step whose result cannot be there yet.
+
+    Which members a step's result will have is not declared, so only this can be told: a condition that says the name of
+    a later step, or of one in the same parallelGroup, means its result, would never find it, and the step would be
+    skipped without a word. A step's own name is taken for a member of the context.
+    """
+    group = spec.steps[index].parallel_group
+    for place, other in enumerate(spec.steps):
+        beside = group is not None and other.parallel_group == group
+        if place == index or (place < index and not beside) or not _names(condition, other.name):
+            continue
+        raise InvalidDefinition(
+            condition.path,
+            f"{condition.source!r} names step {other.name!r}, which "
+            + ("runs at the same time" if beside else "comes later"),
+            "use the result of an earlier step, or rename that step if a member of the context is meant",
+        )
+
+
+def _names(condition: Expression, name: str) -> bool:
+    """Whether it reads a member of the context called so, at the root or below `context`."""
+    below = "context" in condition.roots and re.search(rf"\bcontext\.{name}\b", condition.source)
+    return name in condition.roots or bool(below)

@@ -1,11 +1,11 @@
 """What the operator tells a worker: rendered to JSON in a ConfigMap, parsed by `marty run` with the same models.
 
-Secrets never stand here; they reach the worker as environment variables (see `marty_msf.worker.settings`).
+Secrets never stand here; they reach the worker as environment variables (see `marty_msf.worker.settings`) and as files.
 """
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -14,6 +14,9 @@ from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.spec import Model
+
+#: Where a pod finds the Secrets that its spec names, as `<name of the Secret>/<key>`. They change when the Secret does.
+SECRETS_DIRECTORY: Final = "/etc/marty-secrets"
 
 
 class _Config(Model):

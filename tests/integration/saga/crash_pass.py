@@ -21,6 +21,7 @@ from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.http_caller import HttpCaller, session
 from marty_msf.worker.saga.reachability import Reachability
+from marty_msf.worker.saga.secret_files import SecretFiles
 from tests.integration.saga.sagas import pool_of, spec
 from tests.support.effects import Effects, RecordingPool
 
@@ -62,7 +63,7 @@ def saga(port: int) -> SagaSpec:
 async def run_pass(url: str, resource: str, port: int, effects: Effects | None) -> None:
     async with pool_of(url) as plain, session(10) as client:
         pool: Any = RecordingPool(plain, effects) if effects else plain
-        caller: Caller = HttpCaller(client, Reachability(Board(), time.time))
+        caller: Caller = HttpCaller(client, Reachability(Board(), time.time), SecretFiles(Path("/nowhere")))
         ended = asyncio.Semaphore(0)
         engine = Engine(
             pool,

@@ -3,20 +3,30 @@
 import asyncio
 import gzip
 import json
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
 
+import aiohttp
 import pytest
 
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES
+from marty_msf.core.trace import of_saga
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.board import Board
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.http_caller import HttpCaller, session
 from marty_msf.worker.saga.reachability import FORGOTTEN_SECONDS, TOLD_FROM, Reachability
+from marty_msf.worker.saga.secret_files import SecretFiles
 from tests.support.processes import free_port
+from tests.unit.core.saga.definitions import definition
+
+NOWHERE: Final = Path("/nowhere")
 
 
 class Server:
@@ -45,8 +55,8 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(server: Server) -> AsyncIterator[Server]:
-    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0)
+async def serving(server: Server, tls: ssl.SSLContext | None = None) -> AsyncIterator[Server]:
+    listener = await asyncio.start_server(server.handle, "127.0.0.1", 0, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     try:
         yield server
@@ -61,12 +71,22 @@ def http(status: str, body: bytes = b"", *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def call(port: int, seconds: float = 2, board: Board | None = None) -> object:
+def request(
+    service: str, *, seconds: float = 2, http: dict[str, Any] | None = None, context: dict[str, Any] | None = None
+) -> Request:
+    call = {"call": {"http": http}} if http else {}
+    step = definition({"name": "charge", "data": {"currency": "EUR"}, **call}).steps[0]
+    body = b'{"saga_id":"s"}'
+    return Request(service, "charge", False, "s:charge:do:1", body, seconds, step, context or {}, "s")
+
+
+def caller_of(client: aiohttp.ClientSession, board: Board | None = None, secrets: Path = NOWHERE) -> HttpCaller:
+    return HttpCaller(client, Reachability(board or Board(), time.time), SecretFiles(secrets))
+
+
+async def call(port: int, seconds: float = 2) -> object:
     async with session(4) as client:
-        caller = HttpCaller(client, Reachability(board or Board(), time.time))
-        return await caller.call(
-            Request(f"127.0.0.1:{port}", "charge", False, "s:charge:do:1", b'{"saga_id":"s"}', seconds)
-        )
+        return await caller_of(client).call(request(f"127.0.0.1:{port}", seconds=seconds))
 
 
 async def test_the_request_is_the_call_contract() -> None:
@@ -134,11 +154,10 @@ async def test_a_refused_connection_had_no_effect_and_is_told_when_it_lasts() ->
     now = [1000.0]
     reachability = Reachability(board, lambda: now[0])
     async with session(4) as client:
-        caller = HttpCaller(client, reachability)
-        request = Request(f"127.0.0.1:{port}", "charge", False, "k", b"{}", 1)
+        caller = HttpCaller(client, reachability, SecretFiles(NOWHERE))
         for _ in range(TOLD_FROM):
             assert board.current() == []
-            outcome = await caller.call(request)
+            outcome = await caller.call(request(f"127.0.0.1:{port}", seconds=1))
             assert isinstance(outcome, Failed)
             assert not outcome.unknown
 
@@ -165,8 +184,66 @@ def test_an_unreachable_service_that_nobody_calls_any_more_is_forgotten() -> Non
 
 async def test_a_name_that_does_not_resolve_had_no_effect() -> None:
     async with session(4) as client:
-        caller = HttpCaller(client, Reachability(Board(), time.time))
-        outcome = await caller.call(Request("no-such-host.invalid", "charge", False, "k", b"{}", 5))
+        outcome = await caller_of(client).call(request("no-such-host.invalid", seconds=5))
 
     assert isinstance(outcome, Failed)
     assert not outcome.unknown
+
+
+async def test_a_call_of_another_form_is_made_as_it_says(tmp_path: Path) -> None:
+    secret = tmp_path / "pay" / "token"
+    secret.parent.mkdir()
+    secret.write_text("Bearer one\n")
+    async with serving(Server(http("200 OK"))) as server, session(4) as client:
+        form = {
+            "url": f"http://127.0.0.1:{server.port}/orders/{{order.id}}?currency={{currency}}",
+            "method": "PUT",
+            "headers": {"X-Shop": "7"},
+            "headersFrom": [{"name": "Authorization", "secretRef": {"name": "pay", "key": "token"}}],
+        }
+        it = request("unused.invalid", http=form, context={"order": {"id": "a/b ä"}})
+        assert await caller_of(client, secrets=tmp_path).call(it) == Succeeded({})
+
+    lines = server.requests[0].decode().split("\r\n")
+    assert lines[0] == "PUT /orders/a%2Fb%20%C3%A4?currency=EUR HTTP/1.1"
+    assert {"X-Shop: 7", "Authorization: Bearer one", f"traceparent: {of_saga('s')}"} <= set(lines)
+
+
+async def test_a_url_with_a_name_that_is_nowhere_is_a_misconfiguration() -> None:
+    async with session(4) as client:
+        outcome = await caller_of(client).call(request("unused.invalid", http={"url": "http://127.0.0.1:1/{order_id}"}))
+
+    assert isinstance(outcome, Misconfigured)
+    assert "{order_id}" in outcome.error
+
+
+async def test_without_its_secret_the_call_waits_for_it() -> None:
+    form = {"headersFrom": [{"name": "Authorization", "secretRef": {"name": "pay", "key": "token"}}]}
+    async with serving(Server(http("200 OK"))) as server, session(4) as client:
+        outcome = await caller_of(client).call(request(f"127.0.0.1:{server.port}", http=form))
+
+    assert isinstance(outcome, Failed)
+    assert not outcome.unknown
+    assert "key 'token' of Secret 'pay' cannot be read" in outcome.error
+    assert server.requests == []
+
+
+async def test_only_the_named_authority_is_trusted(tmp_path: Path) -> None:
+    certificate = tmp_path / "pay-ca" / "ca.crt"
+    certificate.parent.mkdir()
+    key = tmp_path / "key.pem"
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    name = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make, *name], check=True, capture_output=True)  # noqa: ASYNC221  # before anything waits
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    async with serving(Server(http("200 OK")), tls) as server, session(4) as client:
+        url = {"url": f"https://localhost:{server.port}/charge"}
+        caller = caller_of(client, secrets=tmp_path)
+        trusting = url | {"tls": {"caSecretRef": {"name": "pay-ca"}}}
+        assert await caller.call(request("unused.invalid", http=trusting)) == Succeeded({})
+
+        refused = await caller.call(request("unused.invalid", http=url))
+        assert isinstance(refused, Failed)
+        assert not refused.unknown
+        assert "the certificate is not trusted" in refused.error

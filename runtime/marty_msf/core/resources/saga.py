@@ -1,14 +1,13 @@
 """The Saga kind: one resource is one saga type; its executions (instances) live in Postgres, never in etcd."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.saga_step import Step, check_step
 from marty_msf.core.resources.spec import (
-    ACTION,
-    SERVICE,
     EventType,
     Expression,
     Kafka,
@@ -21,7 +20,6 @@ from marty_msf.core.resources.spec import (
     indexes,
 )
 
-NAME: Final = r"^[a-z][a-z0-9_]*$"
 #: A member of the saga's context, written in CEL as `context.<name>`.
 CONTEXT_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
@@ -50,31 +48,6 @@ class CompensationDefaults(Model):
         default_factory=lambda: CompensationRetry(),
         description="Retries of an undo; when they are used up the instance is Parked for a person.",
     )
-
-
-class Step(Model):
-    """One call to a service, with the call that undoes it."""
-
-    name: str = Field(min_length=1, max_length=63, pattern=NAME, description="Unique within the saga.")
-    service: str = Field(
-        min_length=1, max_length=253, pattern=SERVICE, description="Service called: POST http://<service>/<action>."
-    )
-    action: str = Field(min_length=1, max_length=200, pattern=ACTION, description="Path that does the step.")
-    compensation: str | None = Field(
-        None, min_length=1, max_length=200, pattern=ACTION, description="Path that undoes the step."
-    )
-    condition: Expression | None = Field(
-        None, description="CEL over the context; the step is skipped when false or when a name in it is missing."
-    )
-    pivot: bool = Field(False, description="Point of no return: from here on steps are only retried, never undone.")
-    data: dict[str, Any] = Field(
-        default_factory=dict,
-        max_length=256,
-        description="Sent to the service as it is.",
-        json_schema_extra={"x-kubernetes-preserve-unknown-fields": True},
-    )
-    timeout_ms: int | None = Field(None, ge=1, le=3_600_000, description="Replaces stepDefaults.timeoutMs.")
-    retry: Retry | None = Field(None, description="Replaces stepDefaults.retry as a whole.")
 
 
 class KafkaTrigger(Model):
@@ -107,6 +80,18 @@ _UNDONE_AFTER_PIVOT: Final = (
     f"i < size(self.steps) && has(self.steps[i].compensation) && {_EACH}.exists(j, j < i && self.steps[j].pivot)"
 )
 
+_FOLLOWS: Final = (
+    "i > 0 && has(self.steps[i - 1].parallelGroup) && self.steps[i - 1].parallelGroup == self.steps[i].parallelGroup"
+)
+_TORN: Final = (
+    f"i < size(self.steps) && has(self.steps[i].parallelGroup) && !({_FOLLOWS}) && {_EACH}.exists(j, j < i"
+    " && has(self.steps[j].parallelGroup) && self.steps[j].parallelGroup == self.steps[i].parallelGroup)"
+)
+_ALONE: Final = (
+    "i < size(self.steps) && has(self.steps[i].parallelGroup)"
+    " && self.steps.exists_one(t, has(t.parallelGroup) && t.parallelGroup == self.steps[i].parallelGroup)"
+)
+
 
 def _name_of(which: str, nth: int = 0) -> str:
     return f"self.steps[{_EACH}.filter(i, {which})[{nth}]].name"
@@ -119,6 +104,9 @@ class SagaSpec(Workload):
     workers: int = Field(10, ge=1, le=1000, description="Concurrent step calls per pod.")
     timeout_seconds: int = Field(
         300, ge=1, le=31_536_000, description="Longest life of an instance before its pivot; then it is compensated."
+    )
+    max_parallel_steps: int = Field(
+        5, ge=1, le=MAX_STEPS, description="Steps of one instance's parallelGroup that are called at once."
     )
     step_defaults: StepDefaults = Field(
         default_factory=lambda: StepDefaults(), description="What a step uses when it says nothing itself."
@@ -153,6 +141,20 @@ class SagaSpec(Workload):
             ".steps",
         ),
         Rule(
+            f"!{_EACH}.exists(i, {_TORN})",
+            "the steps of a parallelGroup do not stand side by side: put them next to each other, or use two groups",
+            f"""'step "' + {_name_of(_TORN)} + '" does not stand beside the other steps of its parallelGroup: """
+            """put them next to each other, or use two groups'""",
+            ".steps",
+        ),
+        Rule(
+            f"!{_EACH}.exists(i, {_ALONE})",
+            "a parallelGroup has one step only: give the steps beside it the same group, or remove it",
+            f"""'step "' + {_name_of(_ALONE)} + '" is alone in its parallelGroup: """
+            """give the steps beside it the same group, or remove it'""",
+            ".steps",
+        ),
+        Rule(
             "self.triggers.size() == 0 || has(self.kafka)",
             "spec.triggers read Kafka, but spec.kafka is missing: set spec.kafka.bootstrapServers",
             field=".triggers",
@@ -161,14 +163,14 @@ class SagaSpec(Workload):
 
     @model_validator(mode="after")
     def _waits_ascend(self) -> Self:
-        retries: dict[str, Retry | None] = {
+        retries: dict[str, Retry] = {
             "spec.stepDefaults.retry": self.step_defaults.retry,
             "spec.compensationDefaults.retry": self.compensation_defaults.retry,
-            **{f"spec.steps[{index}].retry": step.retry for index, step in enumerate(self.steps)},
         }
         for path, retry in retries.items():
-            if retry:
-                check_waits(f"{path}.initialBackoffMs", retry.initial_backoff_ms, retry.max_backoff_ms)
+            check_waits(f"{path}.initialBackoffMs", retry.initial_backoff_ms, retry.max_backoff_ms)
+        for index, step in enumerate(self.steps):
+            check_step(f"spec.steps[{index}]", step)
         return self
 
     @model_validator(mode="after")
@@ -197,4 +199,23 @@ class SagaSpec(Workload):
             raise InvalidDefinition(
                 "spec.triggers", "read Kafka, but spec.kafka is missing", "set spec.kafka.bootstrapServers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_hold_together(self) -> Self:
+        groups = [step.parallel_group for step in self.steps]
+        for index, group in enumerate(groups):
+            path = f"spec.steps[{index}].parallelGroup"
+            if group and group in groups[:index] and groups[index - 1] != group:
+                raise InvalidDefinition(
+                    path,
+                    f"step {self.steps[index].name!r} does not stand beside the other steps of {group!r}",
+                    "put them next to each other, or use two groups",
+                )
+            if group and groups.count(group) == 1:
+                raise InvalidDefinition(
+                    path,
+                    f"step {self.steps[index].name!r} is alone in {group!r}",
+                    "give the steps beside it the same group, or remove it",
+                )
         return self

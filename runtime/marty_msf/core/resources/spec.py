@@ -21,8 +21,10 @@ TOPIC: Final = r"^([a-zA-Z0-9._-]*[a-zA-Z0-9_-][a-zA-Z0-9._-]*|[.]{3,})$"
 #: 1 to 65535.
 _PORT: Final = "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 _HOST: Final = "[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-#: `host`, `host.namespace` or `host:port`; becomes the authority of the step's URL, so nothing else may stand in it.
-SERVICE: Final = rf"^{_HOST}([.]{_HOST})*(:{_PORT})?$"
+#: `host`, `host.namespace` or `host:port`.
+AUTHORITY: Final = rf"{_HOST}([.]{_HOST})*(:{_PORT})?"
+#: Becomes the authority of the step's URL, so nothing else may stand in it.
+SERVICE: Final = rf"^{AUTHORITY}$"
 #: A relative path below the service: no scheme, query, fragment, `..` or empty part; a service may want a slash at the end.
 ACTION: Final = r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*/?$"
 BOOTSTRAP: Final = rf"^[A-Za-z0-9.-]+:{_PORT}(,[A-Za-z0-9.-]+:{_PORT})*$"

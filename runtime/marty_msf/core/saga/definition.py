@@ -1,19 +1,24 @@
-"""A saga type compiled for running: defaults resolved, conditions compiled. Its revision names exactly what instances see."""
+"""A saga type compiled for running: defaults resolved, expressions compiled. Its revision names exactly what instances see."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any, Final
 
 import orjson
 
 from marty_msf.core.expressions import Expression
 from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.resources.saga_step import Call
 from marty_msf.core.resources.spec import Retry
 from marty_msf.core.retry import RetryPolicy
+from marty_msf.core.saga.calling import DEFAULT_CALL, HttpCall, SecretFile, SecretHeader
+from marty_msf.core.saga.url_template import Template
 
 #: Rises when stored definitions change their form; every older form stays readable as long as instances may pin it.
-FORMAT: Final = 1
+#: 1: one step after the other, each POST http://<service>/<action>. 2: groups, and `call` says how else.
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,7 @@ class Step:
     retry: RetryPolicy
     #: Adjacent steps with the same group are done at the same time.
     group: str | None = None
+    call: HttpCall = DEFAULT_CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ def stored_form(spec: SagaSpec) -> bytes:
             "format": FORMAT,
             "timeout_ms": spec.timeout_seconds * 1000,
             "undo_retry": asdict(_policy(spec.compensation_defaults.retry)),
+            "max_parallel_steps": spec.max_parallel_steps,
             "steps": [
                 {
                     "name": step.name,
@@ -77,10 +84,12 @@ def stored_form(spec: SagaSpec) -> bytes:
                     "action": step.action,
                     "compensation": step.compensation,
                     "condition": step.condition,
+                    "group": step.parallel_group,
                     "pivot": step.pivot,
                     "data": step.data,
                     "timeout_ms": step.timeout_ms or defaults.timeout_ms,
                     "retry": asdict(_policy(step.retry or defaults.retry)),
+                    "call": _plain(step.call),
                 }
                 for step in spec.steps
             ],
@@ -90,30 +99,61 @@ def stored_form(spec: SagaSpec) -> bytes:
 
 
 def load(stored: bytes) -> Definition:
-    """The inverse of `stored_form`. Raises InvalidDefinition when a condition is no CEL."""
+    """The inverse of `stored_form`. Raises InvalidDefinition when an expression is no CEL or a URL none."""
     form = orjson.loads(stored)
+    steps = tuple(_step(index, step) for index, step in enumerate(form["steps"]))
     return Definition(
         revision=hashlib.sha256(stored).hexdigest()[:12],
         timeout_ms=form["timeout_ms"],
         undo_retry=RetryPolicy(**form["undo_retry"]),
-        steps=tuple(_step(index, step) for index, step in enumerate(form["steps"])),
-        stages=tuple((index,) for index, _ in enumerate(form["steps"])),
+        steps=steps,
+        stages=_stages(steps),
+        max_parallel_steps=form.get("max_parallel_steps", 1),
     )
 
 
+def _stages(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:
+    """Steps without a group are a stage each; the key of a grouped one is never equal to an index."""
+    keys = [step.group or index for index, step in enumerate(steps)]
+    return tuple(tuple(stage) for _, stage in groupby(range(len(steps)), key=lambda index: keys[index]))
+
+
 def _step(index: int, form: dict[str, Any]) -> Step:
-    condition = form["condition"]
+    path, condition = f"spec.steps[{index}]", form["condition"]
     return Step(
         name=form["name"],
         service=form["service"],
         action=form["action"],
         compensation=form["compensation"],
-        condition=Expression(condition, f"spec.steps[{index}].condition") if condition is not None else None,
+        condition=Expression(condition, f"{path}.condition") if condition is not None else None,
         pivot=form["pivot"],
         data=form["data"],
         timeout_ms=form["timeout_ms"],
         retry=RetryPolicy(**form["retry"]),
+        group=form.get("group"),
+        call=_call(form.get("call"), f"{path}.call"),
     )
+
+
+def _call(form: Mapping[str, Any] | None, path: str) -> HttpCall:
+    if form is None:
+        return DEFAULT_CALL
+    http = form["http"]
+    url, undo_url, tls = http.get("url"), http.get("compensation_url"), http.get("tls")
+    return HttpCall(
+        url=Template(url, f"{path}.http.url") if url else None,
+        undo_url=Template(undo_url, f"{path}.http.compensationUrl") if undo_url else None,
+        method=http["method"],
+        headers=http["headers"],
+        secret_headers=tuple(
+            SecretHeader(header["name"], SecretFile(**header["secret_ref"])) for header in http["headers_from"]
+        ),
+        ca=SecretFile(**tls["ca_secret_ref"]) if tls else None,
+    )
+
+
+def _plain(call: Call | None) -> Mapping[str, Any] | None:
+    return call.model_dump(mode="json", exclude_none=True) if call else None
 
 
 def _policy(retry: Retry) -> RetryPolicy:

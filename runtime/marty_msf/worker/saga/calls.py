@@ -4,10 +4,11 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
@@ -33,6 +34,10 @@ class Request:
     #: The frozen JSON body of the call contract.
     body: bytes
     timeout_seconds: float
+    step: Step
+    #: The instance's context as it is now; the body has it as it was when the operation began.
+    context: Mapping[str, Any]
+    saga_id: str
 
 
 class Caller(Protocol):
@@ -122,6 +127,9 @@ class CallPool:
                     idempotency_key(live.definition, live.text, call),
                     live.bodies[call.step],
                     timeout_ms / 1000,
+                    step,
+                    live.instance.context,
+                    live.text,
                 )
             )
         except Exception as error:

@@ -2,18 +2,24 @@
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
-from marty_msf.core.saga.events import Failed
+from marty_msf.core.saga.calling import HttpCall
+from marty_msf.core.saga.events import Failed, Misconfigured
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, classify
+from marty_msf.core.saga.url_template import UnfilledTemplate
+from marty_msf.core.trace import of_saga
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.reachability import Reachability
+from marty_msf.worker.saga.secret_files import SecretFiles, SecretUnreadable
 
 #: Servers close idle connections (some after 5 s); a call on a connection that just closed has an unknown outcome.
 KEEP_ALIVE_SECONDS: Final = 4
@@ -24,40 +30,83 @@ _HEADERS: Final[Mapping[str, str]] = {"Content-Type": "application/json", "Accep
 
 
 class HttpCaller:
-    """POST http://<service>/<action> with the frozen body; see core.saga.outcome for what the answers mean."""
+    """Makes the step's request with the frozen body; see core.saga.outcome for what the answers mean."""
 
-    def __init__(self, session: aiohttp.ClientSession, reachability: Reachability) -> None:
+    def __init__(self, session: aiohttp.ClientSession, reachability: Reachability, secrets: SecretFiles) -> None:
         self._session = session
         self._reachability = reachability
+        self._secrets = secrets
 
     async def call(self, request: Request) -> Outcome:
         """See Caller.call."""
-        url = f"http://{request.service}/{request.action}"
-        headers = {**_HEADERS, "Idempotency-Key": request.idempotency_key}
+        call = request.step.call
+        template = call.undo_url if request.undo else call.url
+        # What failures are counted by: must not be as many as there are instances.
+        place = template.source if template else f"http://{request.service}/{request.action}"
+        try:
+            url = template.url(request.context, request.step.data) if template else place
+            headers = self._headers(call, request)
+            trust: ssl.SSLContext | bool = self._secrets.trust(call.ca) if call.ca else True
+        except UnfilledTemplate as error:
+            return Misconfigured(str(error))
+        except SecretUnreadable as error:
+            # A Secret that is being made or rotated is there soon; the call was not made.
+            return _failed(f"the call to {url} was not made: {error}", unknown=False)
+        return await self._answer(call.method, url, place, headers, trust, request)
+
+    def _headers(self, call: HttpCall, request: Request) -> dict[str, str]:
+        headers = {
+            **call.headers,
+            **_HEADERS,
+            "Idempotency-Key": request.idempotency_key,
+            "traceparent": of_saga(request.saga_id),
+        }
+        for it in call.secret_headers:
+            headers[it.header] = self._secrets.header(it.secret)
+        return headers
+
+    async def _answer(
+        self,
+        method: str,
+        url: str,
+        place: str,
+        headers: Mapping[str, str],
+        trust: ssl.SSLContext | bool,
+        request: Request,
+    ) -> Outcome:
         connect = min(CONNECT_SECONDS, request.timeout_seconds)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect)
         began = time.monotonic()
         try:
             async with (
                 asyncio.timeout(request.timeout_seconds),
-                self._session.post(
-                    url, data=request.body, headers=headers, timeout=timeout, allow_redirects=False
+                self._session.request(
+                    method,
+                    URL(url, encoded=True),
+                    data=None if method == "GET" else request.body,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    ssl=trust,
                 ) as response,
             ):
                 body = await _read(response)
-            self._reachability.answered(url)
-            spread = _spread()
-            return classify(response.status, response.headers, body, url=url, random=spread, now_ms=now_ms())
+            self._reachability.answered(place)
+            return classify(response.status, response.headers, body, url=url, random=_spread(), now_ms=now_ms())
+        except aiohttp.ClientConnectorCertificateError as error:
+            # Told like a refused connection, and tried again: certificates are rotated under way.
+            sentence = f"the certificate is not trusted: {error.certificate_error}"
+            self._reachability.refused(place, sentence)
+            return _failed(f"no connection to {url}: {sentence}", unknown=False)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # The connection was never made, so the service never saw the call.
-            sentence = f"no connection to {url}: {_plain(error)}"
-            self._reachability.refused(url, _plain(error))
-            return _failed(sentence, unknown=False)
+            self._reachability.refused(place, _plain(error))
+            return _failed(f"no connection to {url}: {_plain(error)}", unknown=False)
         except TimeoutError:
-            self._reachability.lost(url)
+            self._reachability.lost(place)
             return _failed(f"no answer from {url} in {time.monotonic() - began:.3g} s", unknown=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            self._reachability.lost(url)
+            self._reachability.lost(place)
             return _failed(f"the call to {url} broke off: {_plain(error)}", unknown=True)
 
 

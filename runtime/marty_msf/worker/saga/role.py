@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from marty_msf.core.resources.kinds import Role
 from marty_msf.core.saga.trigger import compiled
-from marty_msf.core.worker_config import SagaConfig
+from marty_msf.core.worker_config import SECRETS_DIRECTORY, SagaConfig
 from marty_msf.core.worker_status import Local, ProblemReason, SagaTotals
 from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
@@ -26,6 +27,7 @@ from marty_msf.worker.saga.http_caller import HttpCaller, session
 from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
 from marty_msf.worker.saga.reachability import Reachability
 from marty_msf.worker.saga.routes import Routes
+from marty_msf.worker.saga.secret_files import SecretFiles
 from marty_msf.worker.saga.triggers import Triggers
 
 LOOK_SECONDS: Final = 5.0
@@ -138,7 +140,7 @@ class SagaRole:
             yield self._caller
             return
         async with session(self._spec.workers) as client:
-            yield HttpCaller(client, self._reachability)
+            yield HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
 
     async def _look(self, engine: Engine, stop: asyncio.Event) -> None:
         """Say that the worker works, then keep gauges and the board up to date until `stop`."""

@@ -24,7 +24,7 @@ def spec(*steps: dict[str, Any], timeout_seconds: int = 300, **fields: Any) -> S
 
 
 def definition(*steps: dict[str, Any], timeout_seconds: int = 300, max_parallel_steps: int = 5) -> Definition:
-    """Steps may have a `group`."""
+    """Steps may have a `group`, also one of a single step."""
     plain = [{name: value for name, value in step.items() if name != "group"} for step in steps]
     made = load(stored_form(spec(*plain, timeout_seconds=timeout_seconds)))
     groups = [step.get("group") for step in steps]

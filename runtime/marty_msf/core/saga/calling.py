@@ -1,0 +1,40 @@
+"""How a step is called, as values of its definition."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from marty_msf.core.saga.url_template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFile:
+    """A key of a Secret, which the pod sees as a file; never its value."""
+
+    name: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecretHeader:
+    """A request header whose whole value is in a Secret."""
+
+    header: str
+    secret: SecretFile
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """A request. Without `url` (`undo_url`) it goes to http://<service>/<action> (<compensation>)."""
+
+    url: Template | None = None
+    undo_url: Template | None = None
+    #: Of the step and of its compensation; bodies go along with every method but GET.
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    secret_headers: tuple[SecretHeader, ...] = ()
+    #: Certificates that are trusted in place of the system's.
+    ca: SecretFile | None = None
+
+
+DEFAULT_CALL: Final = HttpCall()
