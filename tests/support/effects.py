@@ -17,16 +17,19 @@ _STATEMENTS = frozenset({"execute", "executemany", "fetch", "fetchrow", "fetchva
 
 
 class Effects:
-    """Counts effects into a file (it survives SIGKILL) and kills the process before effect number `kill_before`."""
+    """Counts effects into a file (it survives SIGKILL) and kills the process before effect `kill_before`.
 
-    def __init__(self, journal: Path, kill_before: int | None = None) -> None:
+    That is its number, or text that its name contains: the first one of a kind, wherever it comes.
+    """
+
+    def __init__(self, journal: Path, kill_before: int | str | None = None) -> None:
         self._journal = journal
         self._kill_before = kill_before
         self._count = 0
 
     def before(self, name: str) -> None:
         """An effect is about to happen."""
-        if self._count == self._kill_before:
+        if self._kill_before == self._count or (isinstance(self._kill_before, str) and self._kill_before in name):
             self._write(f"KILLED before {self._count} {name}")
             os.kill(os.getpid(), signal.SIGKILL)
         self._write(f"{self._count} {name}")

@@ -15,7 +15,7 @@ BATCH_SIZE = 3
 PREFETCH = 6
 
 
-async def run(url: str, bootstrap: str, journal: Path, kill_before: int | None) -> None:
+async def run(url: str, bootstrap: str, journal: Path, kill_before: int | str | None) -> None:
     effects = Effects(journal, kill_before)
     async with pool_and_producer(url, bootstrap) as (pool, producer):
         recorded_pool = RecordingPool(pool, effects)
@@ -27,4 +27,6 @@ async def run(url: str, bootstrap: str, journal: Path, kill_before: int | None) 
 
 
 if __name__ == "__main__":
-    asyncio.run(run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None))
+    _, database_url, kafka, journal_path, *gap = sys.argv
+    before = int(gap[0]) if gap and gap[0].isdigit() else gap[0] if gap else None
+    asyncio.run(run(database_url, kafka, Path(journal_path), before))
