@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "skip-step": ("marty_msf.cli.saga_verbs", "skip_step", "Take a parked instance's step for handled."),
     "resume": ("marty_msf.cli.saga_verbs", "resume", "Let a paused or parked instance go on."),
     "edit-context": ("marty_msf.cli.saga_verbs", "edit_context", "Change the context of a paused or parked instance."),
+    "migrate": ("marty_msf.cli.saga_verbs", "migrate", "Move instances to another revision of the definition."),
     "pause": ("marty_msf.cli.saga_verbs", "pause", "Begin nothing more until resume."),
 }
 

@@ -22,6 +22,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     @click.option("--before", help="Started longer ago than that, or before a time.")
     @click.option("--key", help="Business key; * stands for anything.")
     @click.option("--error", help="Part of the error, in any case.")
+    @click.option("--revision", help="Follows this revision of the definition.")
     @wraps(command)
     def wrapped(
         *arguments: Any,
@@ -31,11 +32,19 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         before: str | None,
         key: str | None,
         error: str | None,
+        revision: str | None,
         **options: Any,
     ) -> T:
         try:
             chosen: Selection = selection(
-                state=state, step=step, since=since, before=before, key=key, error=error, now_ms=now_ms()
+                state=state,
+                step=step,
+                since=since,
+                before=before,
+                key=key,
+                error=error,
+                revision=revision,
+                now_ms=now_ms(),
             )
         except InvalidDefinition as problem:
             raise click.UsageError(f"--{problem}") from problem

@@ -39,6 +39,8 @@ class Order:
     dry_run: bool
     wait: float
     json: bool
+    #: Asked of instances that do not rest, before and after the request itself.
+    around: tuple[Request, Request] | None = None
 
     @property
     def filtered(self) -> bool:
@@ -122,7 +124,14 @@ async def _answers(order: Order, wanted: Sequence[tuple[Site, Preview]]) -> list
         async with opened(site) as conn:
             numbers: list[int] = []
             for first in range(0, len(ids), _BATCH):
-                numbers += await asking.ask(conn, ids[first : first + _BATCH], order.request)
+                batch = ids[first : first + _BATCH]
+                moving = [it for it in batch if not here[it].rests]
+                before, after = order.around or (None, None)
+                if before:
+                    await asking.ask(conn, moving, before)
+                numbers += await asking.ask(conn, batch, order.request)
+                if after:
+                    await asking.ask(conn, moving, after)
             for verb in await asking.answers(conn, numbers, order.wait):
                 it = here[verb.instance]
                 unowned = verb.done is None and not await saga_verb.has_worker(conn, f"saga:{it.resource}")

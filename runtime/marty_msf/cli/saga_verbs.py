@@ -1,8 +1,9 @@
-"""`marty saga cancel`, `retry`, `skip-step`, `resume`, `edit-context` and `pause`."""
+"""`marty saga cancel`, `retry`, `skip-step`, `resume`, `edit-context`, `pause` and `migrate`."""
 
 import getpass
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -14,14 +15,19 @@ from marty_msf.cli.saga_reading import output_option
 from marty_msf.cli.saga_starting import json_object
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.spec import RunState
-from marty_msf.core.saga.selection import Selection
+from marty_msf.core.saga.migration import parsed
+from marty_msf.core.saga.selection import OPEN, Selection
 from marty_msf.worker.saga.asking import Request
 
 
-def _verb_options(command: Callable[..., None]) -> Callable[..., None]:
-    decorators: Sequence[Callable[[Callable[..., None]], Callable[..., None]]] = [
+def verb_options(*, ids: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options of all verbs; the command gets them as `Order` has them. `ids`: instances may be named."""
+    named: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
         click.argument("ids", metavar="[ID]...", nargs=-1),
         click.option("--saga", help="Of this saga: with filters all that fit, with IDs to look there only."),
+    ]
+    decorators: list[Callable[[Callable[..., None]], Callable[..., None]]] = [
+        *(named if ids else []),
         filter_options,
         click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 100_000), help="At most."),
         click.option("--as", "by", help="Who asks, for the audit. [default: the user of this computer]"),
@@ -31,37 +37,45 @@ def _verb_options(command: Callable[..., None]) -> Callable[..., None]:
         target_options,
         output_option,
     ]
-    for decorator in reversed(decorators):
-        command = decorator(command)
-    return command
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
 
 
 def _order(verb: str, arguments: Mapping[str, Any], by: str | None, output: str, **options: Any) -> None:
     """Carry out one command."""
+    run(carry_out(Order(request=requested(verb, arguments, by), json=output == "json", **options)))
+
+
+def requested(verb: str, arguments: Mapping[str, Any], by: str | None) -> Request:
+    """The verb, by the person of --as or the user of this computer. Raises click.UsageError."""
     try:
-        request = Request(verb, arguments, by or f"{getpass.getuser()}@{socket.gethostname()}")
+        return Request(verb, arguments, by or f"{getpass.getuser()}@{socket.gethostname()}")
     except InvalidDefinition as error:
         option = "as" if error.path == "by" else error.path
         raise click.UsageError(f"--{option}: {error.problem}: {error.remedy}") from error
-    run(carry_out(Order(request=request, json=output == "json", **options)))
 
 
 @click.command()
-@_verb_options
+@verb_options()
 def cancel(by: str | None, output: str, **options: Any) -> None:
     """Undo what may have happened and end as Cancelled; possible before the pivot."""
     _order("cancel", {}, by, output, **options)
 
 
 @click.command()
-@_verb_options
+@verb_options()
 def retry(by: str | None, output: str, **options: Any) -> None:
     """Call the step that a parked instance stands at again, as a new call: its idempotency key changes."""
     _order("retry", {}, by, output, **options)
 
 
 @click.command("skip-step")
-@_verb_options
+@verb_options()
 @click.option("--stuck-step", help="Which one, when several are stuck.")
 def skip_step(by: str | None, output: str, stuck_step: str | None, **options: Any) -> None:
     """Take the step that a parked instance stands at for handled, and go on."""
@@ -69,7 +83,7 @@ def skip_step(by: str | None, output: str, stuck_step: str | None, **options: An
 
 
 @click.command()
-@_verb_options
+@verb_options()
 @click.option(
     "--type", "whole", metavar="NAME", help="The saga NAME itself, all of it: sets its spec.state to Running."
 )
@@ -82,7 +96,7 @@ def resume(by: str | None, output: str, whole: str | None, **options: Any) -> No
 
 
 @click.command()
-@_verb_options
+@verb_options()
 @click.option("--type", "whole", metavar="NAME", help="The saga NAME itself, all of it: sets its spec.state to Paused.")
 def pause(by: str | None, output: str, whole: str | None, **options: Any) -> None:
     """Begin nothing more until resume; calls in flight are awaited."""
@@ -93,11 +107,36 @@ def pause(by: str | None, output: str, whole: str | None, **options: Any) -> Non
 
 
 @click.command("edit-context")
-@_verb_options
+@verb_options()
 @click.option("--patch", required=True, help="JSON merge patch: members to set, null removes; or @FILE, @-.")
 def edit_context(by: str | None, output: str, patch: str, **options: Any) -> None:
     """Change the context of a paused or parked instance."""
     _order("edit-context", {"patch": json_object("--patch", patch)}, by, output, **options)
+
+
+@click.command()
+@click.argument("name")
+@verb_options(ids=False)
+@click.option("--from", "former", required=True, metavar="REVISION", help="Of the instances to move.")
+@click.option("--to", "latter", required=True, metavar="REVISION", help="That they follow from then on.")
+@click.option("--map", "names", default="", help="Steps that have another name: old=new,…; the others keep theirs.")
+def migrate(
+    name: str, former: str, latter: str, names: str, by: str | None, output: str, chosen: Selection, **options: Any
+) -> None:
+    """Move instances of the saga NAME that have not ended from one revision of its definition to another.
+
+    An instance moves while it rests: one that does not is paused, moved and resumed.
+    """
+    try:
+        arguments = {"from": former, "to": latter, "map": dict(parsed(names))}
+    except InvalidDefinition as error:
+        raise click.UsageError(f"--{error}") from error
+    if chosen.revision is not None:
+        raise click.UsageError("--revision: say it with --from")
+    states = chosen.states or tuple(sorted(it.value for it in OPEN))
+    around = (requested("pause", {}, by), requested("resume", {}, by))
+    options |= {"ids": (), "saga": name, "chosen": replace(chosen, states=states, revision=former), "around": around}
+    _order("migrate", arguments, by, output, **options)
 
 
 def _set_state(

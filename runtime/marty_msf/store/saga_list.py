@@ -41,8 +41,9 @@ SELECT i.id, i.resource, i.business_key, i.state, i.error, i.started_at, i.ended
    AND ($4::uuid IS NULL OR i.id < $4)
    AND ($5::text IS NULL OR i.business_key LIKE $5)
    AND ($6::text IS NULL OR position(lower($6) IN lower(i.error)) > 0)
+   AND ($7::text IS NULL OR i.revision = $7)
  ORDER BY i.id DESC
- LIMIT $7
+ LIMIT $8
 """
 
 
@@ -56,6 +57,7 @@ async def page(conn: Connection, resources: Sequence[str] | None, chosen: Select
         chosen.below_id,
         chosen.key,
         chosen.error,
+        chosen.revision,
         limit,
     )
     return [Listed(*row) for row in rows]

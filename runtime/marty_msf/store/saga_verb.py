@@ -75,6 +75,52 @@ async def answer(conn: Connection, answers: Sequence[tuple[int, bool, str]]) -> 
     await conn.execute(ANSWER, list(numbers), list(done), list(texts))
 
 
+# The lease is held as for a wave. Nothing is written when it went to another owner, or when the instance went on.
+MIGRATE: Final = """
+WITH held AS MATERIALIZED (
+    SELECT l.lane FROM marty.lease AS l WHERE l.scope = $1 AND l.holder = $2 AND l.lane = $3 AND l.epoch = $4
+       FOR SHARE OF l
+), journaled AS (
+    INSERT INTO marty.saga_journal (id, seq, entry) SELECT $5, $6, $7 FROM held ON CONFLICT (id, seq) DO NOTHING
+    RETURNING id
+), moved AS (
+    UPDATE marty.saga_instance AS i SET revision = $8 FROM journaled WHERE i.id = journaled.id RETURNING i.id
+)
+UPDATE marty.saga_verb AS v SET done = true, answer = $10, answered_at = clock_timestamp()
+  FROM moved WHERE v.id = $9 AND v.done IS NULL
+RETURNING v.id
+"""
+
+
+async def migrate(
+    conn: Connection,
+    asked: Asked,
+    *,
+    scope: str,
+    holder: str,
+    epoch: int,
+    seq: int,
+    entry: bytes,
+    revision: str,
+    answer: str,
+) -> bool:
+    """Journal that an instance moved to another revision, and answer the verb; False when nothing was written."""
+    found = await conn.fetchval(
+        MIGRATE,
+        scope,
+        holder,
+        asked.lane,
+        epoch,
+        asked.instance,
+        seq,
+        entry,
+        revision,
+        asked.number,
+        answer,
+    )
+    return found is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """A verb with its answer, for people; `done` is None as long as nobody answered."""

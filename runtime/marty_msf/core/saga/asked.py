@@ -17,24 +17,36 @@ VERBS: Final[Mapping[str, type[Verb]]] = {
     "pause": Pause,
 }
 NAMES: Final[Mapping[type[Verb], str]] = {kind: name for name, kind in VERBS.items()}
+MIGRATE: Final = "migrate"
 #: The arguments that a verb takes; all the others take none.
-_ARGUMENTS: Final[Mapping[str, str]] = {"skip-step": "step", "edit-context": "patch"}
+_ARGUMENTS: Final[Mapping[str, frozenset[str]]] = {
+    "skip-step": frozenset({"step"}),
+    "edit-context": frozenset({"patch"}),
+    MIGRATE: frozenset({"from", "to", "map"}),
+}
 BY_CHARACTERS: Final = 200
 
 
 def check(verb: str, arguments: Mapping[str, Any], by: str) -> None:
     """Raise InvalidDefinition for what no instance could obey."""
-    if verb not in VERBS:
-        raise InvalidDefinition("verb", f"{verb!r} is none", f"give one of {', '.join(VERBS)}")
+    if verb not in VERBS and verb != MIGRATE:
+        raise InvalidDefinition("verb", f"{verb!r} is none", f"give one of {', '.join([*VERBS, MIGRATE])}")
     if not 1 <= len(by.strip()) <= BY_CHARACTERS or not by.isprintable():
         raise InvalidDefinition("by", "is no name", f"say who asks, in 1 to {BY_CHARACTERS} printable characters")
-    known = _ARGUMENTS.get(verb)
-    if unknown := sorted(arguments.keys() - {known}):
-        raise InvalidDefinition(unknown[0], f"is no argument of {verb}", f"give {known or 'none'}")
+    known = _ARGUMENTS.get(verb, frozenset())
+    if unknown := sorted(arguments.keys() - known):
+        raise InvalidDefinition(unknown[0], f"is no argument of {verb}", f"give {', '.join(sorted(known)) or 'none'}")
     if verb == "edit-context" and not isinstance(arguments.get("patch"), dict):
         raise InvalidDefinition("patch", "is missing or no object", 'give the members to change, {"total": 7}')
     if verb == "skip-step" and not isinstance(arguments.get("step", ""), str):
         raise InvalidDefinition("step", "is no text", "give the name of a step")
+    if verb == MIGRATE:
+        for name in ("from", "to"):
+            if not isinstance(arguments.get(name), str):
+                raise InvalidDefinition(name, "is missing or no text", "give a revision of the definition")
+        names = arguments.get("map", {})
+        if not isinstance(names, dict) or not all(isinstance(it, str) for it in names.values()):
+            raise InvalidDefinition("map", "is no object of step names", 'give {"old": "new"}')
 
 
 def event(verb: str, arguments: Mapping[str, Any], by: str, number: int | None, definition: Definition) -> Verb:

@@ -188,9 +188,21 @@ class Pause:
     verb: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """A person moved the instance to another revision. What was before is read by the former one only."""
+
+    TAG: ClassVar[str] = "migrated"
+    by: str
+    before: str
+    #: All of the instance as the new revision sees it.
+    instance: Mapping[str, Any]
+    verb: int | None = None
+
+
 Answer: TypeAlias = Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Restarted | Withdrawn
 Verb: TypeAlias = Cancel | Retry | SkipStep | Resume | EditContext | Pause
-Event: TypeAlias = Started | Answer | Due | Broken | Locked | LockRefused | LockLost | Verb
+Event: TypeAlias = Started | Answer | Due | Broken | Locked | LockRefused | LockLost | Verb | Migrated
 
 _TYPES: Final[Mapping[str, type[Event]]] = {kind.TAG: kind for kind in get_args(Event)}
 _FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {kind: kind.__slots__ for kind in _TYPES.values()}

@@ -14,6 +14,7 @@ from marty_msf.core.saga.events import (
     Locked,
     LockLost,
     LockRefused,
+    Migrated,
     Misconfigured,
     Rejected,
     Restarted,
@@ -78,8 +79,18 @@ class History:
     changed_ms: int | None
 
 
-def history(definition: Definition, context: Mapping[str, Any], entries: Sequence[bytes]) -> History:
-    """Read the whole journal, oldest first."""
+def former_revisions(entries: Sequence[bytes]) -> Sequence[str]:
+    """The revisions that an instance followed before the one it follows now, oldest first."""
+    events = (decode(entry)[1] for entry in entries)
+    return [event.before for event in events if isinstance(event, Migrated)]
+
+
+def history(
+    definition: Definition, context: Mapping[str, Any], entries: Sequence[bytes], former: Sequence[Definition] = ()
+) -> History:
+    """Read the whole journal, oldest first; `former` are the definitions of `former_revisions`."""
+    ahead = [*former, definition]
+    definition = ahead.pop(0)
     instance = Instance(context)
     lines: list[Line] = []
     calling: dict[int, int] = {}
@@ -88,6 +99,8 @@ def history(definition: Definition, context: Mapping[str, Any], entries: Sequenc
         changed_ms, event, _ = decode(entry)
         _settle(lines, calling, event, changed_ms)
         before = instance
+        if isinstance(event, Migrated):
+            definition = ahead.pop(0)
         instance, commands = advance(definition, instance, event, changed_ms)
         lines += _said(definition, event, changed_ms)
         lines += _turned(before, instance, changed_ms)
@@ -106,6 +119,13 @@ def history(definition: Definition, context: Mapping[str, Any], entries: Sequenc
 def in_work(definition: Definition, instance: Instance) -> str:
     """The steps being done or undone, separated by commas; empty when there is none."""
     return ", ".join(operation_name(definition, it) for it in instance.operations)
+
+
+def whereabouts(definition: Definition, instance: Instance) -> str:
+    """Where an instance stands, in a few words."""
+    work = in_work(definition, instance)
+    place = f"{instance.state.value}{f' at {work}' if work else ''}{', paused' if instance.paused else ''}"
+    return f"{place}: {instance.error}" if instance.state is State.PARKED else place
 
 
 def _settle(lines: list[Line], calling: dict[int, int], event: Event, now_ms: int) -> None:
@@ -157,6 +177,8 @@ def _said(definition: Definition, event: Event, now_ms: int) -> list[Line]:
             return [Line(now_ms, NAMES[SkipStep], "" if step is None else definition.steps[step].name, by=by)]
         case EditContext(by, patch):
             return [Line(now_ms, NAMES[EditContext], result=patch, by=by)]
+        case Migrated(by, revision):
+            return [Line(now_ms, "migrate", detail=f"from revision {revision} to {definition.revision}", by=by)]
         case _ if isinstance(event, Verb):
             return [Line(now_ms, NAMES[type(event)], by=event.by)]
         case _:

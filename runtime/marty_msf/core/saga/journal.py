@@ -12,9 +12,10 @@ from typing import Any
 import orjson
 
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Event, Started, from_list, to_list
+from marty_msf.core.saga.events import Event, Migrated, Started, from_list, to_list
 from marty_msf.core.saga.instance import Call, Commands, Instance
 from marty_msf.core.saga.machine import advance, request_body
+from marty_msf.core.saga.migration import restored
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +73,35 @@ def begin(definition: Definition, context: Mapping[str, Any], saga_id: str, now_
     return Begun(instance, commands, encode(event, now_ms, lines), bodies)
 
 
+def migrated(event: Migrated, now_ms: int, bodies: Mapping[int, bytes]) -> bytes:
+    """The entry of an instance that moved to another revision; `bodies` are those of its work under the new steps."""
+    steps = [it.step for it in restored(event.instance).operations]
+    return encode(event, now_ms, b"\n".join(bodies[step] for step in steps if step in bodies))
+
+
 def fold(definition: Definition, context: Mapping[str, Any], entries: Sequence[bytes]) -> Folded:
-    """Replay the entries, in order, on a fresh instance. Raises IllegalTransition when they do not fit together."""
+    """Replay the entries, in order, on a fresh instance. Raises IllegalTransition when they do not fit together.
+
+    What was before the instance moved to this definition says nothing more.
+    """
     instance = Instance(context)
     bodies: dict[int, bytes] = {}
-    for entry in entries:
-        now_ms, event, lines = decode(entry)
+    for now_ms, event, lines in _since_migration([decode(entry) for entry in entries]):
         instance, commands = advance(definition, instance, event, now_ms)
         if lines:
-            calls = [it.step for it in commands if isinstance(it, Call) and it.first]
-            bodies = {**bodies, **dict(zip(calls, lines.split(b"\n"), strict=True))}
+            if isinstance(event, Migrated):
+                steps = [it.step for it in instance.operations]
+            else:
+                steps = [it.step for it in commands if isinstance(it, Call) and it.first]
+            bodies = {**bodies, **dict(zip(steps, lines.split(b"\n"), strict=True))}
     return Folded(instance, _in_work(instance, bodies))
+
+
+def _since_migration(decoded: Sequence[tuple[int, Event, bytes]]) -> Sequence[tuple[int, Event, bytes]]:
+    for at in range(len(decoded) - 1, -1, -1):
+        if isinstance(decoded[at][1], Migrated):
+            return decoded[at:]
+    return decoded
 
 
 def _in_work(instance: Instance, bodies: Mapping[int, bytes]) -> dict[int, bytes]:

@@ -28,6 +28,7 @@ from marty_msf.core.saga.events import (
     Locked,
     LockLost,
     LockRefused,
+    Migrated,
     Misconfigured,
     Pause,
     Rejected,
@@ -42,6 +43,7 @@ from marty_msf.core.saga.events import (
     Withdrawn,
 )
 from marty_msf.core.saga.instance import LIVE, Call, Happened, Instance, Operation, State, Transition, Wait
+from marty_msf.core.saga.migration import restored
 from marty_msf.core.saga.stages import (
     ENDED,
     called,
@@ -81,6 +83,9 @@ def advance(definition: Definition, instance: Instance, event: Event, now_ms: in
             return replace(instance, state=State.PARKED, parking=False, paused_ms=None, error=fault), ENDED
         case Locked() | LockRefused() | LockLost():
             return _lock(definition, instance, event, now_ms)
+        case Migrated(instance=values):
+            moved = restored(values)
+            return moved, standing(definition, moved)
         case Cancel() | Retry() | SkipStep() | Resume() | EditContext() | Pause():
             return intervene(definition, instance, event, now_ms)
         case _:

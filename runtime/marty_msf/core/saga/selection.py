@@ -32,6 +32,8 @@ class Selection:
     key: str | None = None
     #: Part of the error, in any case.
     error: str | None = None
+    #: Follows this revision of the definition.
+    revision: str | None = None
 
 
 def selection(
@@ -42,6 +44,7 @@ def selection(
     before: str | None = None,
     key: str | None = None,
     error: str | None = None,
+    revision: str | None = None,
     now_ms: int,
 ) -> Selection:
     """Read filters.
@@ -53,7 +56,7 @@ def selection(
     if states is None and step is not None:
         states = tuple(sorted(it.value for it in OPEN))
     return Selection(
-        states, step, _id_at("since", since, now_ms), _id_at("before", before, now_ms), _pattern(key), error
+        states, step, _id_at("since", since, now_ms), _id_at("before", before, now_ms), _pattern(key), error, revision
     )
 
 

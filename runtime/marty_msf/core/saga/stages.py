@@ -52,7 +52,7 @@ def go_on(definition: Definition, instance: Instance, now_ms: int) -> Transition
         return _fill(definition, instance, now_ms)
     if instance.operations:
         return instance, ()
-    if not _entered(definition, instance):
+    if not entered(definition, instance):
         return forward(definition, instance, instance.context, instance.happened, instance.stage, now_ms)
     instance = stage_over(definition, instance)
     if instance.parking:
@@ -251,7 +251,7 @@ def _chosen(definition: Definition, members: Sequence[int], context: Mapping[str
     )
 
 
-def _entered(definition: Definition, instance: Instance) -> bool:
+def entered(definition: Definition, instance: Instance) -> bool:
     """Whether the stage whose results are not in the context yet was begun; a stage that could not begin was not."""
     happened = instance.happened
     if not happened or instance.stage >= len(definition.stages):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -11,10 +11,13 @@ import asyncpg
 import orjson
 from asyncpg import Connection
 
-from marty_msf.core.errors import MartyError
+from marty_msf.core.errors import InvalidDefinition, MartyError
 from marty_msf.core.saga import asked, verbs
-from marty_msf.core.saga.definition import load
+from marty_msf.core.saga.definition import Definition, load
+from marty_msf.core.saga.history import whereabouts
+from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import fold
+from marty_msf.core.saga.migration import moved
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.worker.saga.clock import now_ms
 
@@ -47,6 +50,8 @@ class Preview:
     refusal: str | None
     #: What it would do; empty when it is not possible.
     effect: str
+    #: Parked or paused: nothing of it begins by itself.
+    rests: bool
 
     def form(self) -> Mapping[str, Any]:
         """As JSON values."""
@@ -64,15 +69,36 @@ async def preview(conn: Connection, resource: str, instance: UUID, request: Requ
     shown = await saga_instance.get(conn, resource, instance)
     if shown is None:
         return None
+    rests = False
     try:
         definition = load(shown.definition)
-        event = asked.event(request.verb, request.arguments, request.by, None, definition)
         now = fold(definition, orjson.loads(shown.context), shown.entries).instance
-        refusal = verbs.refusal(definition, now, event, now_ms())
-        effect = "" if refusal else verbs.effect(definition, now, event, now_ms())
+        rests = now.paused or now.state is State.PARKED
+        if request.verb == asked.MIGRATE:
+            refusal, effect = None, await _migration(conn, resource, definition, now, request.arguments)
+        else:
+            event = asked.event(request.verb, request.arguments, request.by, None, definition)
+            refusal = verbs.refusal(definition, now, event, now_ms())
+            effect = "" if refusal else verbs.effect(definition, now, event, now_ms())
     except MartyError as error:
         refusal, effect = str(error), ""
-    return Preview(instance, resource, shown.business_key, refusal, effect)
+    return Preview(instance, resource, shown.business_key, refusal, effect, rests)
+
+
+async def _migration(
+    conn: Connection, resource: str, old: Definition, now: Instance, arguments: Mapping[str, Any]
+) -> str:
+    """What moving the instance as it stands now would do. Raises InvalidDefinition."""
+    if old.revision != arguments["from"]:
+        raise InvalidDefinition("from", f"the instance follows revision {old.revision}", "name that one")
+    stored = await saga_instance.definitions(conn, resource, [arguments["to"]])
+    if not stored:
+        raise InvalidDefinition("to", f"{resource} never had the revision {arguments['to']!r}", "look at its instances")
+    new = load(stored[arguments["to"]])
+    # Its calls end before it moves; taken for not happened, which is the least that is known of them.
+    resting = replace(now, operations=tuple(replace(it, until_ms=it.until_ms or 0) for it in now.operations))
+    paused = resting if now.state is State.PARKED else replace(resting, paused_ms=0)
+    return f"{whereabouts(old, now)}; then {whereabouts(new, moved(old, new, paused, arguments.get('map', {})))}"
 
 
 async def ask(conn: Connection, instances: Sequence[UUID], request: Request) -> Sequence[int]:

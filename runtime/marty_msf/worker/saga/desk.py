@@ -14,15 +14,16 @@ import orjson
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga import asked, verbs
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Verb
-from marty_msf.core.saga.history import in_work
-from marty_msf.core.saga.instance import LIVE, Instance, State
+from marty_msf.core.saga.events import Migrated, Verb
+from marty_msf.core.saga.history import whereabouts
+from marty_msf.core.saga.instance import LIVE
 from marty_msf.core.saga.journal import Folded, decode, fold
 from marty_msf.store import saga_verb
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.memory import Live, Memory
+from marty_msf.worker.saga.moving import Mover
 
 #: Verbs read at once, with the journals of their instances.
 _LIMIT: Final = 100
@@ -37,6 +38,7 @@ class Desk:
         resource: str,
         memory: Memory,
         definitions: Definitions,
+        mover: Mover,
         tell: Callable[[Live, Verb], None],
         wake: asyncio.Event,
     ) -> None:
@@ -45,6 +47,7 @@ class Desk:
         self._resource = resource
         self._memory = memory
         self._definitions = definitions
+        self._mover = mover
         self._tell = tell
         self._wake = wake
         #: Told and not settled yet, by the verb's number.
@@ -70,28 +73,31 @@ class Desk:
         for it in found:
             # A lane that left us since the statement began may have been worked on by others: its rows are old.
             if self._memory.working_lanes().get(it.lane) == epochs[it.lane]:
-                self._take(it)
+                await self._take(it, epochs[it.lane])
 
     def settled(self, live: Live, event: Verb, refusal: str | None) -> None:
         """The verb is durable, or was refused when its turn came and changed nothing."""
         if event.verb is not None:
             self._told.pop(event.verb, None)
-            self._answer(event.verb, refusal is None, refusal or standing(live.definition, live.instance))
+            self._answer(event.verb, refusal is None, refusal or whereabouts(live.definition, live.instance))
         if live.instance.state not in LIVE and not live.gone:
             self._memory.remove(live)
 
-    def _take(self, it: saga_verb.Asked) -> None:
+    async def _take(self, it: saga_verb.Asked, epoch: int) -> None:
         try:
             definition = self._definitions.get(it.revision)
+            folded = fold(definition, orjson.loads(it.context), it.entries)
+            if it.verb == asked.MIGRATE and not _journaled(it):
+                await self._mover.move(it, folded, epoch)
+                return
             event = asked.event(it.verb, orjson.loads(it.arguments), it.by, it.number, definition)
             live = self._memory.get(str(it.instance))
-            folded = fold(definition, orjson.loads(it.context), it.entries)
         except (MartyError, LookupError, ValueError) as error:
             # Whatever is wrong with one verb or instance must not stop the others.
             self._answer(it.number, False, str(error))
             return
         if _journaled(it):
-            self._answer(it.number, True, standing(definition, live.instance if live else folded.instance))
+            self._answer(it.number, True, whereabouts(definition, live.instance if live else folded.instance))
         elif live is not None:
             self._told[it.number] = live
             self._tell(live, event)
@@ -124,15 +130,6 @@ class Desk:
         self._wake.set()
 
 
-def standing(definition: Definition, instance: Instance) -> str:
-    """Where an instance stands, in a few words."""
-    work = in_work(definition, instance)
-    paused = ", paused" if instance.paused else ""
-    if instance.state is State.PARKED:
-        return f"Parked{f' at {work}' if work else ''}: {instance.error}"
-    return f"{instance.state.value}{f' at {work}' if work else ''}{paused}"
-
-
 def _journaled(it: saga_verb.Asked) -> bool:
     events = (decode(entry)[1] for entry in it.entries)
-    return any(isinstance(event, Verb) and event.verb == it.number for event in events)
+    return any(isinstance(event, Verb | Migrated) and event.verb == it.number for event in events)

@@ -26,6 +26,7 @@ from marty_msf.worker.saga.calls import Caller, CallPool
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.desk import Desk
 from marty_msf.worker.saga.memory import Live, Memory
+from marty_msf.worker.saga.moving import Mover
 from marty_msf.worker.saga.starts import Receipt, Starter
 from marty_msf.worker.saga.waves import Waves
 
@@ -102,7 +103,8 @@ class Engine:
             pending=self._pending.set,
             happened=self._happened,
         )
-        self._desk = Desk(pool, resource, self.memory, definitions, self._tell, self._pending)
+        mover = Mover(pool, scope, holder, self.memory, definitions)
+        self._desk = Desk(pool, resource, self.memory, definitions, mover, self._tell, self._pending)
         self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
 
     async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:

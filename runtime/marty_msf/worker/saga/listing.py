@@ -13,7 +13,8 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga.definition import Definition, load
-from marty_msf.core.saga.history import history, in_work
+from marty_msf.core.saga.history import in_work
+from marty_msf.core.saga.journal import decode, fold
 from marty_msf.core.saga.selection import Selection
 from marty_msf.store import saga_instance, saga_list
 from marty_msf.store.saga_list import Listed
@@ -98,15 +99,15 @@ def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition]) -> Row:
     definition = definitions.get((it.resource, it.revision))
     if it.ended_at is None and definition is not None and it.context is not None:
         try:
-            past = history(definition, orjson.loads(it.context), it.entries)
+            instance = fold(definition, orjson.loads(it.context), it.entries).instance
         except MartyError as error:
             # One instance that a fault of ours made unreadable must not hide the others.
             logger.warning("saga instance %s cannot be read: %s", it.id, error)
             step = "?"
         else:
-            step = in_work(definition, past.instance)
-            if past.changed_ms is not None:
-                changed_at = datetime.fromtimestamp(past.changed_ms / 1000, UTC)
+            step = in_work(definition, instance)
+            if it.entries:
+                changed_at = datetime.fromtimestamp(decode(it.entries[-1])[0] / 1000, UTC)
     return Row(
         it.id,
         it.resource,

@@ -24,7 +24,7 @@ WAIT_LIMIT_SECONDS: Final = 30
 #: Header that says who asks for a verb, for the audit; without it the address counts.
 WHO: Final = "Marty-User"
 _FIELDS: Final = frozenset({"business_key", "context"})
-_FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error"})
+_FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error", "revision"})
 _QUERY: Final = _FILTERS | {"limit", "after"}
 
 

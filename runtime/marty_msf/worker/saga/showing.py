@@ -9,7 +9,7 @@ import orjson
 from asyncpg import Connection
 
 from marty_msf.core.saga.definition import load
-from marty_msf.core.saga.history import Line, history, in_work
+from marty_msf.core.saga.history import Line, former_revisions, history, in_work
 from marty_msf.core.saga.instance import Instance
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
@@ -48,7 +48,11 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
     if shown is None:
         return None
     definition = load(shown.definition)
-    past = history(definition, orjson.loads(shown.context), shown.entries)
+    former = former_revisions(shown.entries)
+    stored = await saga_instance.definitions(conn, resource, former) if former else {}
+    past = history(
+        definition, orjson.loads(shown.context), shown.entries, [load(stored[revision]) for revision in former]
+    )
     asked = [_line(verb) for verb in await saga_verb.of_instance(conn, instance) if not verb.done]
     lines = sorted([*past.lines, *asked], key=lambda line: line.at_ms)
     return Portrait(shown, past.instance, in_work(definition, past.instance), lines)
