@@ -3,6 +3,7 @@
 Numbers are quantized, so that a resource at rest causes no write at all.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from marty_operator.resource import Key, Manifest
 #: Shortest time between two writes that change numbers only; transitions are written at once.
 NUMBERS_SECONDS: Final = 5.0
 LAST_ERROR_LIMIT: Final = 1024
+REVISIONS_LIMIT: Final = 16
 #: What a resource says about rates when no worker answers.
 _SILENT: Final[Mapping[Role, Manifest]] = {
     Role.SAGA: {},
@@ -113,7 +115,7 @@ class _Newest:
 
     def saga(self) -> SagaTotals | None:
         found = [r.totals for r in self.reports if isinstance(r.totals, SagaTotals)]
-        return max(found, key=lambda t: t.completed + t.compensated + t.parked + t.active, default=None)
+        return max(found, key=_instances, default=None)
 
     def relay(self) -> RelayTotals | None:
         found = [r.totals for r in self.reports if isinstance(r.totals, RelayTotals)]
@@ -129,7 +131,7 @@ def _numbers(role: Role, reports: Sequence[WorkerStatus], previous: Mapping[str,
     match role:
         case Role.SAGA:
             saga = newest.saga()
-            found = _saga(saga, reports) if saga else None
+            found = _saga(saga, reports, previous) if saga else None
         case Role.RELAY:
             relay = newest.relay()
             found = _relay(relay) if relay else None
@@ -141,13 +143,21 @@ def _numbers(role: Role, reports: Sequence[WorkerStatus], previous: Mapping[str,
     return {**_kept(previous), **_SILENT[role]} if _kept(previous) else {}
 
 
-def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus]) -> Manifest:
+def _instances(totals: SagaTotals) -> int:
+    ended = totals.completed + totals.compensated + totals.failed + totals.cancelled
+    return ended + totals.parked + totals.active
+
+
+def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus], previous: Mapping[str, Any]) -> Manifest:
     p95 = p95_ms(reports)
     return {
         "active": totals.active,
         "completed": totals.completed,
         "compensated": totals.compensated,
+        "failed": totals.failed,
+        "cancelled": totals.cancelled,
         "parked": totals.parked,
+        "revisions": _revisions(reports, previous),
         "averageDurationMs": _three_digits(totals.average_duration_ms),
         "p95DurationMs": p95,
         "p95": duration_text(p95) if p95 else "",
@@ -155,6 +165,18 @@ def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus]) -> Manifest:
         "definitionRevision": totals.definition_revision,
         "lastError": (totals.last_error or "")[:LAST_ERROR_LIMIT],
     }
+
+
+def _revisions(reports: Sequence[WorkerStatus], previous: Mapping[str, Any]) -> list[Manifest]:
+    """Added up over the pods: an instance is in the memory of one of them only. Unchanged while no pod works on any."""
+    known = [r.local.active_by_revision for r in reports if r.local.active_by_revision is not None]
+    if not known:
+        return list(previous.get("revisions", ()))
+    active: Counter[str] = Counter()
+    for counts in known:
+        active.update(counts)
+    busiest = sorted(active.items(), key=lambda item: (-item[1], item[0]))
+    return [{"revision": revision, "active": count} for revision, count in busiest if count][:REVISIONS_LIMIT]
 
 
 def _relay(totals: RelayTotals) -> Manifest:

@@ -10,6 +10,7 @@ import yaml
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.resources.kinds import KINDS, Kind
+from marty_msf.core.resources.status import Revision
 from tests.contract.resources import CALLING, GOOD, GROUPED, PROJECTION, SAGA, Resource, change, spoiled
 from tests.support.cluster import Cluster
 
@@ -154,6 +155,8 @@ def _some(annotation: Any) -> object:
         return 1.5
     if annotation is str:
         return "text"
+    if annotation == list[Revision]:
+        return [{"revision": "7f3a01", "active": 3}]
     return [
         {
             "type": "Ready",

@@ -7,23 +7,17 @@ needed to see what it writes, and nobody else writes there.
 import asyncio
 import json
 import random
-import secrets
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster.test_operator import spec
-from tests.support.api_proxy import ApiProxy, Call, Fault, api_proxy
-from tests.support.api_server import api_server
-from tests.support.cluster import Cluster
-from tests.support.processes import Process, free_port, running
-from tests.support.servers import ROOT
+from tests.contract.operators import URL, Operator
+from tests.support.api_proxy import ApiProxy, Call, Fault
+from tests.support.processes import Process
 from tests.support.space import REPORT_SECONDS, Space, condition
 from tests.support.waiting import eventually
 
@@ -31,56 +25,6 @@ pytestmark = pytest.mark.timeout(300)
 
 #: Enough for several backoffs of a pass that fails three times out of ten at each call.
 CHAOS_SECONDS = 90.0
-#: Nobody connects to it here.
-URL = "postgresql://marty:secret@postgres.example:5432/orders"
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """An API server with our definitions and without any controller."""
-    with api_server(tmp_path_factory.mktemp("api-server")) as cluster:
-        cluster.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-        cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(ROOT / "crds"))
-        yield cluster
-
-
-@pytest.fixture
-async def space(bare: Cluster) -> Space:
-    """A namespace with the Secret of a database."""
-    space = Space(bare, f"test-{secrets.token_hex(4)}")
-    await asyncio.to_thread(bare.kubectl, "create", "namespace", space.namespace)
-    await space.write_secret(space.secret, "uri", URL)
-    return space
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """How to start operators that reach the API server through `proxy` and serve one namespace."""
-
-    proxy: ApiProxy
-    directory: Path
-    namespace: str
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Process]:
-        environment = {
-            "KUBECONFIG": str(self.directory / "kubeconfig"),
-            "NO_PROXY": "*",
-            "MARTY_NAMESPACE": self.namespace,
-            "MARTY_WATCH_NAMESPACES": self.namespace,
-            "MARTY_RUNTIME_IMAGE": "registry.example/marty-runtime:1",
-            "MARTY_HTTP_HOST": "127.0.0.1",
-            "MARTY_HEALTH_PORT": str(free_port()),
-            "MARTY_METRICS_PORT": str(free_port()),
-        }
-        async with running(["-m", "marty_operator"], self.directory / "operator.log", environment) as process:
-            yield process
-
-
-@pytest.fixture
-async def private(space: Space, bare: Cluster, tmp_path: Path) -> AsyncIterator[Operator]:
-    async with api_proxy(bare, tmp_path) as proxy:
-        yield Operator(proxy, tmp_path, space.namespace)
 
 
 def idle(space: Space, **more: Any) -> dict[str, Any]:

@@ -63,6 +63,8 @@ class Local(Model):
     started_at: str
     duration_bucket_bounds_ms: list[float] = Field(default_factory=list)
     duration_bucket_counts: list[int] = Field(default_factory=list)
+    #: Live saga instances on this process's lanes, by the revision they follow; None while it works on none.
+    active_by_revision: dict[str, int] | None = None
 
 
 class SagaTotals(Model):

@@ -81,6 +81,24 @@ def test_secrets_reach_pods_by_reference_only(kind: str) -> None:
         assert all("value" not in item for item in env.values())
 
 
+HEADERS = [{"name": name, "secretRef": {"name": "pay", "key": name.lower()}} for name in ("X-B", "X-A")]
+HTTP = {"url": "https://pay.example/charge", "headersFrom": HEADERS, "tls": {"caSecretRef": {"name": "authority"}}}
+CHARGE = {"name": "charge", "service": "payment", "action": "charge", "call": {"http": HTTP}}
+
+
+def test_secrets_of_steps_are_files_of_the_pods_and_stand_in_nothing_else() -> None:
+    pod = template(deployment(desired(steps=[CHARGE])))["spec"]
+
+    volume = next(volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    keys = [{"key": "x-a", "path": "pay/x-a"}, {"key": "x-b", "path": "pay/x-b"}]
+    assert volume["projected"]["sources"] == [
+        {"secret": {"name": "authority", "items": [{"key": "ca.crt", "path": "authority/ca.crt"}]}},
+        {"secret": {"name": "pay", "items": keys}},
+    ]
+    mount = {"name": "secrets", "mountPath": "/etc/marty-secrets", "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+
+
 def test_scaling_does_not_roll_the_pods() -> None:
     one, many = deployment(desired(replicas=1)), deployment(desired(replicas=9))
     assert (one["spec"]["replicas"], many["spec"]["replicas"]) == (1, 9)

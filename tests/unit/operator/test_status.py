@@ -23,7 +23,10 @@ from marty_operator.status import (
 from tests.unit.operator.examples import NO_DATABASE, observed, report, worker
 
 TOTALS: dict[str, tuple[type[models.Status], Any]] = {
-    "Saga": (models.SagaStatus, SagaTotals(active=3, completed=181, compensated=19, average_duration_ms=12.6)),
+    "Saga": (
+        models.SagaStatus,
+        SagaTotals(active=3, completed=181, compensated=19, failed=2, cancelled=1, average_duration_ms=12.6),
+    ),
     "OutboxRelay": (
         models.OutboxRelayStatus,
         RelayTotals(pending=4, published_total=9, events_per_second=41.3, lag_seconds=0.23),
@@ -49,6 +52,24 @@ def test_the_status_is_exactly_what_the_schema_keeps(kind: str) -> None:
 def test_a_saga_shows_its_global_totals_once() -> None:
     two = (Worker(worker().pod, report("rev-new", totals=SagaTotals(completed=n))) for n in (10, 11))
     assert status("Saga", observed(*two, replicas=2))["completed"] == 11
+
+
+def following(revisions: dict[str, int] | None) -> Worker:
+    local = Local(holder="p", lanes=1, started_at="", active_by_revision=revisions)
+    return Worker(worker().pod, report("rev-new", local=local, totals=SagaTotals()))
+
+
+def test_instances_are_counted_by_revision_over_all_pods() -> None:
+    shown = status("Saga", observed(following({"a": 2, "b": 1}), following({"b": 4, "c": 0}), replicas=2))
+
+    assert shown["revisions"] == [{"revision": "b", "active": 5}, {"revision": "a", "active": 2}]
+
+
+def test_pods_that_work_on_nothing_do_not_empty_the_revisions() -> None:
+    before = status("Saga", observed(following({"a": 2})))
+
+    assert status("Saga", observed(following(None)), before)["revisions"] == [{"revision": "a", "active": 2}]
+    assert status("Saga", observed(following({})), before)["revisions"] == []
 
 
 def test_counts_stay_while_no_worker_answers_but_a_rate_does_not() -> None:

@@ -13,6 +13,14 @@ from tests.unit.operator.examples import KINDS, SPECS, desired, resource
 STEP = SPECS["Saga"]["steps"][0]
 
 
+def grouped(name: str) -> dict[str, Any]:
+    return {**STEP, "name": name, "parallelGroup": "g"}
+
+
+def calling(**http: Any) -> dict[str, Any]:
+    return {**STEP, "call": {"http": http}}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_good_specs_are_accepted(kind: str) -> None:
     parse_spec(resource(kind).key, resource(kind).spec)
@@ -36,6 +44,16 @@ def test_good_specs_are_accepted(kind: str) -> None:
         ),
         ("Saga", {"steps": [{**STEP, "condition": "nosuchfn(a)"}]}, "spec.steps[0].condition"),
         ("Saga", {"steps": [{**STEP, "retry": {"maxBackoffMs": 1}}]}, "spec.steps[0].retry.initialBackoffMs"),
+        ("Saga", {"steps": [{**STEP, "parallelGroup": "g"}]}, "spec.steps[0].parallelGroup"),
+        ("Saga", {"steps": [grouped("a"), STEP, grouped("b")]}, "spec.steps[2].parallelGroup"),
+        ("Saga", {"steps": [grouped("a"), {**grouped("b"), "pivot": True}]}, "spec.steps[1].parallelGroup"),
+        ("Saga", {"steps": [grouped("g"), grouped("a")]}, "spec.steps[0].parallelGroup"),
+        ("Saga", {"steps": [calling(url="https://x/a")]}, "spec.steps[0].call.http.compensationUrl"),
+        ("Saga", {"steps": [calling(url="https://x/{a")]}, "spec.steps[0].call.http.url"),
+        ("Saga", {"steps": [calling(method="GET")]}, "spec.steps[0].call.http.method"),
+        ("Saga", {"steps": [calling(headers={"Cookie": "x"})]}, "spec.steps[0].call.http.headers"),
+        ("Saga", {"steps": [calling(tls={"caSecretRef": {"name": "ca"}})]}, "spec.steps[0].call.http.tls"),
+        ("Saga", {"steps": [{**STEP, "condition": "ship.ok"}, {**STEP, "name": "ship"}]}, "spec.steps[0].condition"),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
         ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),
         ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),

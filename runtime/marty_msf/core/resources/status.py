@@ -38,13 +38,27 @@ class Status(Model):
     revision_replicas: int = Field(0, description="Worker pods that run appliedRevision.")
 
 
+class Revision(Model):
+    """Instances that follow one revision of the definition."""
+
+    revision: str = Field(max_length=64, description="The revision.")
+    active: int = Field(description="Instances that follow it and have neither ended nor are parked.")
+
+
 class SagaStatus(Status):
     """How the saga's instances fare. Totals come from counters kept in the same transaction as the work."""
 
     active: int = Field(0, description="Instances that have not ended.")
     completed: int = Field(0, description="Instances whose steps all succeeded.")
     compensated: int = Field(0, description="Instances that were undone.")
+    failed: int = Field(0, description="Instances that ended before anything had happened.")
+    cancelled: int = Field(0, description="Instances that a person cancelled and that were undone.")
     parked: int = Field(0, description="Instances that wait for a person.")
+    revisions: list[Revision] = Field(
+        default_factory=list,
+        max_length=16,
+        description="Revisions of the definition that active instances follow, the busiest first.",
+    )
     average_duration_ms: int = Field(0, description="Mean time from start to end of an instance.")
     p95_duration_ms: int = Field(0, description="95 of 100 instances ended within this time.")
     p95: str = Field("", max_length=32, description="p95DurationMs for people.")

@@ -1,6 +1,7 @@
 """The live instances of the lanes this process owns, and which lanes those are."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -57,6 +58,10 @@ class Memory:
     def is_working(self, lane: int) -> bool:
         """Whether the lane is ours and takes new work."""
         return lane in self._epochs and lane not in self._draining
+
+    def by_revision(self) -> Mapping[str, int]:
+        """How many instances follow each revision."""
+        return Counter(live.definition.revision for live in self._live.values())
 
     def add(self, live: Live) -> bool:
         """Take an instance in; False when its lane is not loaded or the instance is there already."""

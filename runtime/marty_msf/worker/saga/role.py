@@ -128,6 +128,7 @@ class SagaRole:
             started_at=self._started_at,
             duration_bucket_bounds_ms=list(BOUNDS_MS),
             duration_bucket_counts=list(self._metrics.counts),
+            active_by_revision=dict(self._engine.memory.by_revision()) if self._engine else None,
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
