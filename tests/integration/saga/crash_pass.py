@@ -9,6 +9,7 @@ import re
 import secrets
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,7 +61,18 @@ def saga(port: int) -> SagaSpec:
     )
 
 
-async def run_pass(url: str, resource: str, port: int, effects: Effects | None) -> None:
+#: Contexts of the two orders.
+ORDERS: Final[Sequence[Mapping[str, Any]]] = ({"decline": False}, {"decline": True})
+
+
+async def run_pass(
+    url: str,
+    resource: str,
+    plan: SagaSpec,
+    effects: Effects | None,
+    orders: Sequence[Mapping[str, Any]] = ORDERS,
+) -> None:
+    """Start the orders one after the other, each when the one before is settled."""
     async with pool_of(url) as plain, session(10) as client:
         pool: Any = RecordingPool(plain, effects) if effects else plain
         caller: Caller = HttpCaller(client, Reachability(Board(), time.time), SecretFiles(Path("/nowhere")))
@@ -69,7 +81,7 @@ async def run_pass(url: str, resource: str, port: int, effects: Effects | None) 
             pool,
             resource=resource,
             holder=f"pass/{secrets.token_hex(4)}",
-            definitions=Definitions(pool, resource, saga(port)),
+            definitions=Definitions(pool, resource, plan),
             caller=RecordingCaller(caller, effects) if effects else caller,
             workers=10,
             ended=lambda _: ended.release(),
@@ -79,8 +91,8 @@ async def run_pass(url: str, resource: str, port: int, effects: Effects | None) 
         stop = asyncio.Event()
         running = asyncio.create_task(engine.run(stop))
         await engine.ready.wait()
-        for number, decline in enumerate((False, True)):
-            await engine.start(f"order-{number}", {"decline": decline})
+        for number, order in enumerate(orders):
+            await engine.start(f"order-{number}", order)
             await settled(plain, resource)
         stop.set()
         await running
@@ -93,7 +105,8 @@ async def settled(pool: Any, resource: str) -> None:
     async with pool.acquire() as conn:
         while True:
             numbers = await saga_instance.totals(conn, resource)
-            if numbers.started == numbers.completed + numbers.compensated + numbers.parked:
+            ended = numbers.completed + numbers.compensated + numbers.failed + numbers.cancelled
+            if numbers.started == ended + numbers.parked:
                 return
             await asyncio.sleep(0.01)
 
@@ -101,4 +114,4 @@ async def settled(pool: Any, resource: str) -> None:
 if __name__ == "__main__":
     _, database_url, of, service_port, journal, *gap = sys.argv
     recorder = Writes(Path(journal), int(gap[0]) if gap else None) if journal != "-" else None
-    asyncio.run(run_pass(database_url, of, int(service_port), recorder))
+    asyncio.run(run_pass(database_url, of, saga(int(service_port)), recorder))

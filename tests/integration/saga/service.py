@@ -1,6 +1,7 @@
 """A real step service for crash tests: another process, idempotent by key, with a ledger of every call in a file.
 
-Run as `python -m tests.integration.saga.service PORT LEDGER`. Orders with `decline` in their context are refused payment.
+Run as `python -m tests.integration.saga.service PORT LEDGER`. Orders with `decline` in their context are refused payment, and `refuse` names an
+action that is refused.
 """
 
 import asyncio
@@ -33,7 +34,8 @@ class Service:
 
     @staticmethod
     def _perform(action: str, body: dict[str, dict[str, object]]) -> tuple[int, object]:
-        if action == "charge" and body["context"].get("decline"):
+        context = body["context"]
+        if context.get("refuse") == action or (action == "charge" and context.get("decline")):
             return 402, {"error": "declined"}
         return 200, {action: f"{action}-1"}
 
