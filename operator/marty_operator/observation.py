@@ -46,6 +46,8 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105
     #: A referenced Secret lacks the key.
     SECRET_KEY_MISSING = "SecretKeyMissing"  # noqa: S105
+    #: The ConfigMap with the user's code does not exist.
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
     #: The API server refuses an object of the resource (quota, policy, permissions).
     APPLY_REFUSED = "ApplyRefused"
     #: An object that the resource needs exists already and belongs to somebody else.

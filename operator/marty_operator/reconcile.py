@@ -22,7 +22,7 @@ from marty_operator.migrations import Migrations
 from marty_operator.observation import Blocker, Migration, MigrationPhase, Observed, Reason
 from marty_operator.plan.labels import selector_text
 from marty_operator.plan.pod import RuntimeImage
-from marty_operator.plan.workload import Config, Desired, Spec, config_of, owned_name, wanted_replicas
+from marty_operator.plan.workload import Config, Desired, Spec, config_of, image_of, owned_name, wanted_replicas
 from marty_operator.pods import PodList
 from marty_operator.resource import Key, Manifest, Resource
 from marty_operator.secrets import Hasher
@@ -156,8 +156,9 @@ class Reconciler:
             url = await secrets.read_reference(self._cluster, namespace, reference, "spec.database.urlSecretRef")
             if isinstance(url, Blocker):
                 return migration, plan.blocker or url, None
-            if missing := await inputs.missing(self._cluster, namespace, plan.config.spec):
-                return migration, plan.blocker or missing, None
+            code = await inputs.check(self._cluster, namespace, plan.config.spec)
+            if isinstance(code, Blocker):
+                return migration, plan.blocker or code, None
             await self.applier.check_names(resource)
             if plan.replicas:
                 memory.migration = self._migrations.name(url)
@@ -169,7 +170,8 @@ class Reconciler:
                 config=plan.config,
                 replicas=plan.replicas,
                 secrets_hash=self._hasher(url, memory.token),
-                image=self._image,
+                image=image_of(plan.config.spec, self._image),
+                code_hash=code,
             )
             return migration, plan.blocker, await self.applier.bring(desired)
         except NameTaken as error:

@@ -48,6 +48,7 @@ CALLING = _resource(
     "Saga",
     "calling",
     {
+        "runtime": {"image": "registry.example/shop:1", "handlers": "shop.sagas", "codeConfigMapRef": {"name": "code"}},
         "steps": [
             {
                 "name": "charge",
@@ -64,6 +65,7 @@ CALLING = _resource(
                     }
                 },
             },
+            {"name": "rate", "service": "shop", "action": "rate", "call": {"python": {"handler": "rate"}}},
         ],
     },
 )

@@ -141,7 +141,31 @@ BAD = {
     **{
         f"call: {name}": Bad(CALLING, spoil, path, says)
         for name, (spoil, path, says) in {
-            "of no form": (change("spec.steps.0.call", {}), "spec.steps[0].call.http", "Required value"),
+            "of no form": (
+                change("spec.steps.0.call", {}),
+                "spec.steps[0].call",
+                "give exactly one of http and python",
+            ),
+            "of two forms": (
+                change("spec.steps.0.call.python", {"handler": "h"}),
+                "spec.steps[0].call",
+                "give exactly one of http and python",
+            ),
+            "of python without handlers": (
+                remove("spec.runtime"),
+                "spec.steps",
+                "a step is a Python handler, but spec.runtime.handlers is missing",
+            ),
+            "of code that nothing imports": (
+                change("spec.runtime", {"codeConfigMapRef": {"name": "code"}}),
+                "spec.runtime.codeConfigMapRef",
+                "set handlers to the module to import",
+            ),
+            "of a module that is none": (
+                change("spec.runtime.handlers", "shop/sagas.py"),
+                "spec.runtime.handlers",
+                "should match",
+            ),
             "of a host that data chooses": (
                 change("spec.steps.0.call.http.url", "https://{host}/charge"),
                 "spec.steps[0].call.http.url",

@@ -1,5 +1,6 @@
 """What a Saga's pods mount: it has to exist first, and no value of a Secret leaves it."""
 
+import json
 from typing import Any
 
 import pytest
@@ -45,3 +46,27 @@ async def test_a_header_waits_for_its_secret_and_its_value_stays_there(space: Sp
     assert volume["projected"]["sources"] == [{"secret": {"name": "pay", "items": items}}]
     seen = await space.kubectl("get", "sagas,configmaps,deployments,events", "-o", "yaml")
     assert "very-secret" not in seen
+
+
+async def test_an_edit_of_the_code_rolls_the_pods(space: Space, private: Operator) -> None:
+    runtime = {"handlers": "handlers", "codeConfigMapRef": {"name": "code"}, "image": "registry.example/shop:2"}
+    async with private.running():
+        await space.apply("Saga", "orders", saga(space, runtime=runtime))
+        missing = await space.until_condition("Saga", "orders", "Reconciling", "True", "ConfigMapNotFound", seconds=30)
+        assert "ConfigMap 'code' does not exist" in missing["message"]
+
+        await space.kubectl("create", "configmap", "code", "--from-literal=handlers.py=one = 1")
+        first = await template(space)
+        edit = json.dumps({"data": {"handlers.py": "one = 2"}})
+        await space.kubectl("patch", "configmap", "code", "--type=merge", "-p", edit)
+        second = await template(space, **first["metadata"]["annotations"])
+
+    (container,) = second["spec"]["containers"]
+    assert container["image"] == "registry.example/shop:2"
+    assert container["args"][-2:] == ["--code", "/etc/marty-code"]
+    changed = {
+        key
+        for key, value in first["metadata"]["annotations"].items()
+        if second["metadata"]["annotations"][key] != value
+    }
+    assert changed == {"marty.dev/code-hash"}

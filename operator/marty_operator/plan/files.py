@@ -1,4 +1,4 @@
-"""What a spec wants mounted into its pods beside the configuration: the Secrets that its calls need, as files."""
+"""What a spec wants mounted into its pods beside the configuration: Secrets of its calls as files, and the user's Python code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.spec import SecretKeyRef, Workload
-from marty_msf.core.worker_config import SECRETS_DIRECTORY
+from marty_msf.core.worker_config import CODE_DIRECTORY, SECRETS_DIRECTORY
 from marty_operator.resource import Manifest
 
-VOLUME: Final = "secrets"
+SECRETS: Final = "secrets"
+CODE: Final = "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ def named_secrets(spec: Workload) -> Sequence[NamedSecret]:
     """The Secrets that the pods read as files, in the order of the spec."""
     found: list[NamedSecret] = []
     for index, step in enumerate(spec.steps if isinstance(spec, SagaSpec) else ()):
-        if step.call is None:
+        http, path = step.call.http if step.call else None, f"spec.steps[{index}].call.http"
+        if http is None:
             continue
-        http, path = step.call.http, f"spec.steps[{index}].call.http"
         for place, header in enumerate(http.headers_from):
             found.append(NamedSecret(f"{path}.headersFrom[{place}].secretRef", header.secret_ref))
         if http.tls:
@@ -34,8 +35,27 @@ def named_secrets(spec: Workload) -> Sequence[NamedSecret]:
     return found
 
 
+def code_config_map(spec: Workload) -> str | None:
+    """Name of the ConfigMap with the user's code."""
+    if isinstance(spec, SagaSpec) and spec.runtime and spec.runtime.code_config_map_ref:
+        return spec.runtime.code_config_map_ref.name
+    return None
+
+
 def volumes(spec: Workload) -> list[Manifest]:
-    """For the pod. Only the keys that the spec names are in it, each at `<Secret>/<key>`."""
+    """For the pod."""
+    code = code_config_map(spec)
+    return [*_secrets(spec), *([{"name": CODE, "configMap": {"name": code}}] if code else [])]
+
+
+def mounts(spec: Workload) -> list[Manifest]:
+    """For the container."""
+    places = {SECRETS: SECRETS_DIRECTORY, CODE: CODE_DIRECTORY}
+    return [{"name": volume["name"], "mountPath": places[volume["name"]], "readOnly": True} for volume in volumes(spec)]
+
+
+def _secrets(spec: Workload) -> list[Manifest]:
+    """Only the keys that the spec names are in it, each at `<Secret>/<key>`."""
     keys: dict[str, set[str]] = {}
     for secret in named_secrets(spec):
         keys.setdefault(secret.reference.name, set()).add(secret.reference.key)
@@ -45,9 +65,4 @@ def volumes(spec: Workload) -> list[Manifest]:
         {"secret": {"name": name, "items": [{"key": key, "path": f"{name}/{key}"} for key in sorted(keys[name])]}}
         for name in sorted(keys)
     ]
-    return [{"name": VOLUME, "projected": {"sources": sources, "defaultMode": 0o440}}]
-
-
-def mounts(spec: Workload) -> list[Manifest]:
-    """For the container."""
-    return [{"name": VOLUME, "mountPath": SECRETS_DIRECTORY, "readOnly": True}] if named_secrets(spec) else []
+    return [{"name": SECRETS, "projected": {"sources": sources, "defaultMode": 0o440}}]

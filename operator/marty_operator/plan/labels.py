@@ -11,6 +11,7 @@ KIND: Final = "marty.dev/kind"
 NAME: Final = "marty.dev/name"
 CONFIG_REVISION: Final = "marty.dev/config-revision"
 SECRETS_HASH: Final = "marty.dev/secrets-hash"
+CODE_HASH: Final = "marty.dev/code-hash"
 
 #: Finds everything of ours, in watches and in the shared list of pods.
 OURS: Final = f"{MANAGED_BY}={OPERATOR}"

@@ -11,7 +11,7 @@ from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.spec import RunState
 from marty_operator.plan import files, pod
-from marty_operator.plan.labels import CONFIG_REVISION, SECRETS_HASH, labels, selector
+from marty_operator.plan.labels import CODE_HASH, CONFIG_REVISION, SECRETS_HASH, labels, selector
 from marty_operator.resource import Key, Manifest
 
 Spec = SagaSpec | OutboxRelaySpec | ProjectionSpec
@@ -35,6 +35,8 @@ class Desired:
     replicas: int
     secrets_hash: str
     image: pod.RuntimeImage
+    #: Of the user's code in a ConfigMap; empty without one.
+    code_hash: str = ""
 
     @property
     def revision(self) -> str:
@@ -56,6 +58,13 @@ def config_of(key: Key, spec: Spec) -> Config:
 def wanted_replicas(spec: Spec) -> int:
     """Worker pods that shall exist now."""
     return 0 if spec.state is RunState.STOPPED else spec.replicas
+
+
+def image_of(spec: Spec, default: pod.RuntimeImage) -> pod.RuntimeImage:
+    """The user's own image if there is one; when it is pulled is left to Kubernetes then."""
+    if isinstance(spec, SagaSpec) and spec.runtime and spec.runtime.image:
+        return pod.RuntimeImage(spec.runtime.image)
+    return default
 
 
 def owned_name(key: Key) -> str:
@@ -110,7 +119,7 @@ def token_secret(key: Key, owner_reference: Manifest, token: str) -> Manifest:
 
 
 def deployment(desired: Desired) -> Manifest:
-    """Rolls when the configuration or a secret changes, one new pod at a time, so that lanes move a few at once."""
+    """Rolls when configuration, a secret or the user's code changes, one new pod at a time, so that few lanes move at once."""
     return {
         **_head(desired, "apps/v1", "Deployment"),
         "spec": {
@@ -121,7 +130,11 @@ def deployment(desired: Desired) -> Manifest:
             "template": {
                 "metadata": {
                     "labels": labels(desired.key),
-                    "annotations": {CONFIG_REVISION: desired.revision, SECRETS_HASH: desired.secrets_hash},
+                    "annotations": {
+                        CONFIG_REVISION: desired.revision,
+                        SECRETS_HASH: desired.secrets_hash,
+                        **({CODE_HASH: desired.code_hash} if desired.code_hash else {}),
+                    },
                 },
                 "spec": _pod(desired),
             },
@@ -148,10 +161,11 @@ def _pod(desired: Desired) -> Manifest:
 
 def _worker(desired: Desired) -> Manifest:
     token = {"name": owned_name(desired.key), "key": TOKEN_KEY}
+    code = ["--code", worker_config.CODE_DIRECTORY] if files.code_config_map(desired.config.spec) else []
     return {
         "name": "worker",
         **desired.image.fields,
-        "args": ["run", desired.config.role.value, "--config", f"{CONFIG_DIRECTORY}/{CONFIG_FILE}"],
+        "args": ["run", desired.config.role.value, "--config", f"{CONFIG_DIRECTORY}/{CONFIG_FILE}", *code],
         "env": [
             pod.database_url(desired.config.spec.database.url_secret_ref),
             {"name": "MARTY_TOKEN", "valueFrom": {"secretKeyRef": token}},

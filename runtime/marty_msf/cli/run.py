@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import sys
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -31,7 +32,12 @@ LIBRARIES: Final = MappingProxyType({"aiokafka": "CRITICAL"})
     show_default=True,
     help="The worker's configuration, as the operator renders it.",
 )
-def run(role: str, path: Path) -> None:
+@click.option(
+    "--code",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory with your own Python modules; what is installed comes before them.",
+)
+def run(role: str, path: Path, code: Path | None) -> None:
     """Run a worker until SIGTERM.
 
     Needs MARTY_DATABASE_URL and MARTY_TOKEN in the environment. A missing database, schema or broker does not end it:
@@ -49,6 +55,9 @@ def run(role: str, path: Path) -> None:
     if config.role.value != role:
         raise click.UsageError(f"{path} configures a {config.role.value}, not a {role}")
     logs.configure(settings.log_level, LIBRARIES)
+    if code is not None:
+        # At the end: a file of the user's may have the name of a module that this program imports.
+        sys.path.append(str(code))
     # Batches are thousands of short-lived values without cycles: the collector's usual pace costs a fifth of the work.
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

@@ -34,7 +34,7 @@ def _check_saga(spec: SagaSpec) -> None:
         path = f"spec.steps[{index}]"
         if step.condition is not None:
             _check_condition(spec, index, Expression(step.condition, f"{path}.condition"))
-        if step.call is not None:
+        if step.call is not None and step.call.http is not None:
             _check_urls(step.call.http, f"{path}.call.http")
     for index, trigger in enumerate(spec.triggers):
         path = f"spec.triggers[{index}].kafka"

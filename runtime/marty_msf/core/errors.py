@@ -80,6 +80,10 @@ class InvalidEvent(MartyError):
     """An event that cannot be published as it is: its topic, type, key, headers or size."""
 
 
+class HandlersUnusable(MartyError):
+    """The module with the user's handlers cannot be imported, or lacks one that the definition names."""
+
+
 class ReadModelMismatch(MartyError):
     """The read-model table has other columns or another key than the Projection declares, or another Projection."""
 

@@ -17,6 +17,8 @@ from marty_msf.core.resources.spec import Model
 
 #: Where a pod finds the Secrets that its spec names, as `<name of the Secret>/<key>`. They change when the Secret does.
 SECRETS_DIRECTORY: Final = "/etc/marty-secrets"
+#: Where a pod finds the files of spec.runtime.codeConfigMapRef.
+CODE_DIRECTORY: Final = "/etc/marty-code"
 
 
 class _Config(Model):

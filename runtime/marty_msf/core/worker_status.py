@@ -22,6 +22,7 @@ class ProblemReason(StrEnum):
     BROKER_UNAVAILABLE = "BrokerUnavailable"
     TOPIC_UNAVAILABLE = "TopicUnavailable"
     STEP_SERVICE_UNREACHABLE = "StepServiceUnreachable"
+    HANDLERS_UNUSABLE = "HandlersUnusable"
     READ_MODEL_MISMATCH = "ReadModelMismatch"
     POISON_EVENT = "PoisonEvent"
     POSITION_LOST = "PositionLost"
@@ -33,6 +34,7 @@ class ProblemReason(StrEnum):
 #: Problems that time alone does not mend: the operator shows them as Stalled=True.
 STALLED_REASONS = frozenset(
     {
+        ProblemReason.HANDLERS_UNUSABLE,
         ProblemReason.READ_MODEL_MISMATCH,
         ProblemReason.POISON_EVENT,
         ProblemReason.POSITION_LOST,

@@ -8,6 +8,7 @@ from typing import Final
 from marty_msf.core.errors import (
     BrokerUnavailable,
     DatabaseUnavailable,
+    HandlersUnusable,
     InvalidDatabaseUrl,
     MartyError,
     OutboxOwned,
@@ -29,6 +30,7 @@ REASONS: Final[Mapping[type[BaseException], ProblemReason]] = MappingProxyType(
         SchemaOutdated: ProblemReason.SCHEMA_OUTDATED,
         BrokerUnavailable: ProblemReason.BROKER_UNAVAILABLE,
         TopicUnavailable: ProblemReason.TOPIC_UNAVAILABLE,
+        HandlersUnusable: ProblemReason.HANDLERS_UNUSABLE,
         ReadModelMismatch: ProblemReason.READ_MODEL_MISMATCH,
         PoisonEvent: ProblemReason.POISON_EVENT,
         PositionLost: ProblemReason.POSITION_LOST,

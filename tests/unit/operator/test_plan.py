@@ -1,6 +1,7 @@
 """What a resource needs in the cluster, as manifests."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from marty_msf.core import worker_config
 from marty_msf.core.resources.spec import SecretKeyRef
 from marty_operator.plan import labels
 from marty_operator.plan.migration import migration_job, migration_name
-from marty_operator.plan.workload import CONFIG_FILE, deployment, objects, token_secret, wanted_replicas
+from marty_operator.plan.workload import CONFIG_FILE, deployment, image_of, objects, token_secret, wanted_replicas
 from marty_operator.validation import parse_spec
 from tests.unit.operator.examples import IMAGE, KINDS, desired, resource
 
@@ -97,6 +98,28 @@ def test_secrets_of_steps_are_files_of_the_pods_and_stand_in_nothing_else() -> N
     ]
     mount = {"name": "secrets", "mountPath": "/etc/marty-secrets", "readOnly": True}
     assert mount in pod["containers"][0]["volumeMounts"]
+
+
+OWN_CODE: dict[str, Any] = {
+    "runtime": {"image": "registry.example/shop:7", "handlers": "handlers", "codeConfigMapRef": {"name": "code"}},
+}
+
+
+def test_the_code_of_the_user_is_mounted_and_rolls_the_pods() -> None:
+    pod = template(deployment(desired(**OWN_CODE)))["spec"]
+    one, two = (template(deployment(replace(desired(**OWN_CODE), code_hash=text))) for text in ("1" * 16, "2" * 16))
+
+    assert {"name": "code", "configMap": {"name": "code"}} in pod["volumes"]
+    assert {"name": "code", "mountPath": "/etc/marty-code", "readOnly": True} in pod["containers"][0]["volumeMounts"]
+    assert pod["containers"][0]["args"][-2:] == ["--code", "/etc/marty-code"]
+    assert one != two
+
+
+def test_the_image_of_the_user_is_for_the_workers_only() -> None:
+    parsed = parse_spec(resource(**OWN_CODE).key, resource(**OWN_CODE).spec)
+
+    assert image_of(parsed, IMAGE).fields == {"image": "registry.example/shop:7"}
+    assert image_of(parse_spec(resource().key, resource().spec), IMAGE) == IMAGE
 
 
 def test_scaling_does_not_roll_the_pods() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.code import Runtime
 from marty_msf.core.resources.saga_step import Step, check_step
 from marty_msf.core.resources.spec import (
     EventType,
@@ -101,6 +102,7 @@ class SagaSpec(Workload):
     """What the saga does and how its worker pods run."""
 
     kafka: Kafka | None = Field(None, description="Needed for triggers.")
+    runtime: Runtime | None = Field(None, description="Your own code in the worker pods; needed for python calls.")
     workers: int = Field(10, ge=1, le=1000, description="Concurrent step calls per pod.")
     timeout_seconds: int = Field(
         300, ge=1, le=31_536_000, description="Longest life of an instance before its pivot; then it is compensated."
@@ -159,7 +161,29 @@ class SagaSpec(Workload):
             "spec.triggers read Kafka, but spec.kafka is missing: set spec.kafka.bootstrapServers",
             field=".triggers",
         ),
+        Rule(
+            "(has(self.runtime) && has(self.runtime.handlers)) || !self.steps.exists(s, has(s.call) && has(s.call.python))",
+            "a step is a Python handler, but spec.runtime.handlers is missing: name the module that registers it",
+            field=".steps",
+        ),
     )
+
+    @model_validator(mode="after")
+    def _code_is_imported(self) -> Self:
+        if self.runtime and self.runtime.handlers:
+            return self
+        if self.runtime and self.runtime.code_config_map_ref:
+            raise InvalidDefinition(
+                "spec.runtime.codeConfigMapRef", "holds code that nothing imports", "set spec.runtime.handlers"
+            )
+        for index, step in enumerate(self.steps):
+            if step.call and step.call.python:
+                raise InvalidDefinition(
+                    f"spec.steps[{index}].call.python",
+                    "needs spec.runtime.handlers, which is missing",
+                    "name the module that registers it",
+                )
+        return self
 
     @model_validator(mode="after")
     def _waits_ascend(self) -> Self:

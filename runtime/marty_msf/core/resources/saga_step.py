@@ -26,6 +26,7 @@ URL: Final = (
     rf"^https?://{AUTHORITY}(/([A-Za-z0-9._~!$&()*+,;=:@%/-]|{_PLACE})*)?"
     rf"([?]([A-Za-z0-9._~!$&()*+,;=:@%/?-]|{_PLACE})*)?$"
 )
+HANDLER: Final = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
 HEADER: Final = r"^[A-Za-z][A-Za-z0-9-]*$"
 #: Printable ASCII: nothing that could end the header and begin another one.
 HEADER_VALUE: Final = r"^[ -~]*$"
@@ -129,10 +130,26 @@ class HttpCall(Model):
     )
 
 
-class Call(Model):
-    """How the step is called when the default, POST http://<service>/<action>, does not fit."""
+class PythonCall(Model):
+    """The step as a function in the worker's own process."""
 
-    http: HttpCall = Field(description="Over HTTP.")
+    handler: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=HANDLER,
+        description="Name under which spec.runtime.handlers registers the functions that do and undo the step.",
+    )
+
+
+class Call(Model):
+    """How the step is called when the default, POST http://<service>/<action>, does not fit: exactly one of the forms."""
+
+    http: HttpCall | None = Field(None, description="Over HTTP.")
+    python: PythonCall | None = Field(None, description="A Python function in the worker; needs spec.runtime.handlers.")
+
+    RULES: ClassVar[Sequence[Rule]] = (
+        Rule("has(self.http) != has(self.python)", "has no form, or both: give exactly one of http and python"),
+    )
 
 
 class Step(Model):
@@ -166,6 +183,7 @@ class Step(Model):
     timeout_ms: int | None = Field(None, ge=1, le=3_600_000, description="Replaces stepDefaults.timeoutMs.")
     retry: Retry | None = Field(None, description="Replaces stepDefaults.retry as a whole.")
     call: Call | None = Field(None, description="How the step is called; by default POST http://<service>/<action>.")
+
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(
             "!has(self.parallelGroup) || self.parallelGroup != self.name",
@@ -178,13 +196,13 @@ class Step(Model):
             field=".parallelGroup",
         ),
         Rule(
-            "!has(self.call)"
+            "!has(self.call) || !has(self.call.http)"
             " || has(self.call.http.compensationUrl) == (has(self.call.http.url) && has(self.compensation))",
             "url and compensation go with a compensationUrl, and it with them: give all three or leave it out",
             field=".call.http",
         ),
         Rule(
-            "!has(self.call) || self.call.http.method != 'GET' || !has(self.compensation)",
+            "!has(self.call) || !has(self.call.http) || self.call.http.method != 'GET' || !has(self.compensation)",
             "a GET cannot undo anything: use another method, or remove the compensation",
             field=".call.http.method",
         ),
@@ -204,7 +222,9 @@ def _problems(step: Step) -> Iterator[tuple[str, str, str]]:
         yield "parallelGroup", f"{step.name!r} is the step's own name", "give the group another name"
     if step.parallel_group and step.pivot:
         yield "parallelGroup", f"the pivot {step.name!r} is in a group", "take it out of the group"
-    if step.call:
+    if step.call and (step.call.http is None) is (step.call.python is None):
+        yield "call", f"has {'both forms' if step.call.http else 'no form'}", "give exactly one of http and python"
+    if step.call and step.call.http:
         yield from _http_problems(step.call.http, step.compensation)
 
 

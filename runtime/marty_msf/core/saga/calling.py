@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from marty_msf.core.saga.url_template import Template
 
@@ -37,4 +37,12 @@ class HttpCall:
     ca: SecretFile | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class PythonCall:
+    """A function that is registered under this name in the worker's process."""
+
+    handler: str
+
+
+CallForm: TypeAlias = HttpCall | PythonCall
 DEFAULT_CALL: Final = HttpCall()

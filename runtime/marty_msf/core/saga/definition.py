@@ -13,7 +13,7 @@ from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import Call
 from marty_msf.core.resources.spec import Retry
 from marty_msf.core.retry import RetryPolicy
-from marty_msf.core.saga.calling import DEFAULT_CALL, HttpCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import DEFAULT_CALL, CallForm, HttpCall, PythonCall, SecretFile, SecretHeader
 from marty_msf.core.saga.url_template import Template
 
 #: Rises when stored definitions change their form; every older form stays readable as long as instances may pin it.
@@ -36,7 +36,7 @@ class Step:
     retry: RetryPolicy
     #: Adjacent steps with the same group are done at the same time.
     group: str | None = None
-    call: HttpCall = DEFAULT_CALL
+    call: CallForm = DEFAULT_CALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,11 @@ def _step(index: int, form: dict[str, Any]) -> Step:
     )
 
 
-def _call(form: Mapping[str, Any] | None, path: str) -> HttpCall:
+def _call(form: Mapping[str, Any] | None, path: str) -> CallForm:
     if form is None:
         return DEFAULT_CALL
+    if python := form.get("python"):
+        return PythonCall(**python)
     http = form["http"]
     url, undo_url, tls = http.get("url"), http.get("compensation_url"), http.get("tls")
     return HttpCall(

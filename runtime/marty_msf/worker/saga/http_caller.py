@@ -40,6 +40,8 @@ class HttpCaller:
     async def call(self, request: Request) -> Outcome:
         """See Caller.call."""
         call = request.step.call
+        if not isinstance(call, HttpCall):
+            raise TypeError(f"step {request.step.name!r} is no HTTP call: {call!r}")
         template = call.undo_url if request.undo else call.url
         # What failures are counted by: must not be as many as there are instances.
         place = template.source if template else f"http://{request.service}/{request.action}"

@@ -20,6 +20,8 @@ from marty_msf.worker.backoff import pause
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
+from marty_msf.worker.saga import user_code
+from marty_msf.worker.saga.callers import Callers
 from marty_msf.worker.saga.calls import Caller
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
@@ -37,7 +39,7 @@ class SagaRole:
     """One Saga resource in this process."""
 
     def __init__(self, context: Context, config: SagaConfig, caller: Caller | None = None) -> None:
-        """Steps are HTTP calls unless another `caller` is given. Raises InvalidDefinition."""
+        """Steps are called as they say unless another `caller` is given. Raises InvalidDefinition."""
         self._context = context
         self._board = context.board
         self._spec = config.spec
@@ -53,7 +55,7 @@ class SagaRole:
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """See Role.run. Raises DatabaseUnavailable and SchemaOutdated; Kafka's problems never stop running instances."""
+        """See Role.run. Raises DatabaseUnavailable, SchemaOutdated and HandlersUnusable; Kafka's problems never stop running instances."""
         self._board.clear(ProblemReason.INTERNAL_ERROR)
         async with self._calling() as caller:
             engine = Engine(
@@ -140,8 +142,13 @@ class SagaRole:
         if self._caller is not None:
             yield self._caller
             return
-        async with session(self._spec.workers) as client:
-            yield HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
+        handlers = user_code.load(self._spec)
+        try:
+            async with session(self._spec.workers) as client:
+                http = HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
+                yield Callers(http, handlers)
+        finally:
+            handlers.close()
 
     async def _look(self, engine: Engine, stop: asyncio.Event) -> None:
         """Say that the worker works, then keep gauges and the board up to date until `stop`."""
@@ -150,6 +157,7 @@ class SagaRole:
             ProblemReason.STARTING,
             ProblemReason.DATABASE_UNAVAILABLE,
             ProblemReason.SCHEMA_OUTDATED,
+            ProblemReason.HANDLERS_UNUSABLE,
         )
         while not stop.is_set():
             self._reachability.look()

@@ -7,7 +7,7 @@ import pytest
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.saga.calling import DEFAULT_CALL, HttpCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import DEFAULT_CALL, HttpCall, PythonCall, SecretFile, SecretHeader
 from marty_msf.core.saga.definition import load, stored_form
 from marty_msf.core.saga.url_template import Template
 from tests.unit.core.saga.definitions import definition, spec
@@ -53,6 +53,16 @@ def test_every_part_of_a_call_is_understood() -> None:
             ca=SecretFile("pay-ca", "ca.crt"),
         ),
     ]
+
+
+def test_a_python_handler_is_understood() -> None:
+    step = {"name": "rate", "call": {"python": {"handler": "rate"}}}
+
+    made = load(stored_form(spec(step, runtime={"handlers": "shop.sagas", "image": "shop:1"})))
+
+    assert made.steps[0].call == PythonCall("rate")
+    other = spec(step, runtime={"handlers": "shop.others"})
+    assert load(stored_form(other)).revision == made.revision, "where the code is makes no revision"
 
 
 def test_another_call_is_another_revision() -> None:

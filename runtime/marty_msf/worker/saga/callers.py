@@ -1,0 +1,30 @@
+"""Each step is called the way its definition says."""
+
+from marty_msf.core.saga.calling import HttpCall
+from marty_msf.core.saga.events import Misconfigured
+from marty_msf.core.saga.outcome import Outcome
+from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.http_caller import HttpCaller
+
+
+class Callers:
+    """All call forms of one worker."""
+
+    def __init__(self, http: HttpCaller, handlers: Handlers) -> None:
+        self._http = http
+        self._handlers = handlers
+
+    async def call(self, request: Request) -> Outcome:
+        """See Caller.call."""
+        form = request.step.call
+        if isinstance(form, HttpCall):
+            return await self._http.call(request)
+        if not self._handlers.has(form.handler, undo=request.undo):
+            # An instance that began under an earlier definition: the present one was checked at the start.
+            mark = "saga_compensation" if request.undo else "saga_step"
+            return Misconfigured(
+                f"spec.runtime.handlers has no function marked with @{mark}({form.handler!r}) any more:"
+                " bring it back until the instances of the earlier definition have ended"
+            )
+        return await self._handlers.call(form.handler, request)

@@ -1,0 +1,216 @@
+"""Steps as functions of this process: which function does or undoes a step, and what its result or error means.
+
+There is no registry of the module's own: decorators only mark functions, `Handlers.collect` finds the marks.
+"""
+
+import asyncio
+import contextvars
+import inspect
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeAlias, TypeVar, overload
+
+import orjson
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
+from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
+from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.python_caller import StepRejected
+
+#: Of functions that are no coroutines, in each process.
+THREADS: Final = 32
+_MARK: Final = "__marty_saga_handler__"
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+class StepContext(dict[str, Any]):
+    """What a handler gets: the saga's context as it was when the step began, and what the call is about.
+
+    A copy: changing it changes nothing. What the handler returns is merged into the saga's context.
+    """
+
+    __slots__ = ("data", "idempotency_key", "result", "saga_id", "step")
+
+    def __init__(
+        self,
+        context: Mapping[str, Any],
+        *,
+        saga_id: str,
+        step: str,
+        idempotency_key: str,
+        data: Mapping[str, Any],
+        result: Mapping[str, Any] | None,
+    ) -> None:
+        super().__init__(context)
+        self.saga_id = saga_id
+        self.step = step
+        #: The same for every call of one operation: do or undo of this step in this saga.
+        self.idempotency_key = idempotency_key
+        #: The step's own data.
+        self.data = data
+        #: Of an undo: the step's result; None when it is unknown whether the step happened.
+        self.result = result
+
+
+#: Returns what merges into the context, or None. Raises StepRejected, or anything else to be called again.
+StepHandler: TypeAlias = Callable[[StepContext], Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    step: str
+    undo: bool
+
+
+@overload
+def saga_step(step: FunctionT) -> FunctionT: ...
+@overload
+def saga_step(step: str) -> Callable[[FunctionT], FunctionT]: ...
+def saga_step(step: str | FunctionT) -> Callable[[FunctionT], FunctionT] | FunctionT:
+    """Mark the function that does a step: `@saga_step("charge")`; plain `@saga_step` takes the function's name."""
+    return _marking(step, undo=False)
+
+
+@overload
+def saga_compensation(step: FunctionT) -> FunctionT: ...
+@overload
+def saga_compensation(step: str) -> Callable[[FunctionT], FunctionT]: ...
+def saga_compensation(step: str | FunctionT) -> Callable[[FunctionT], FunctionT] | FunctionT:
+    """Mark the function that undoes a step: `@saga_compensation("charge")`."""
+    return _marking(step, undo=True)
+
+
+def _marking(step: str | FunctionT, *, undo: bool) -> Callable[[FunctionT], FunctionT] | FunctionT:
+    if not isinstance(step, str):
+        setattr(step, _MARK, _Mark(step.__name__, undo))
+        return step
+    name = step
+
+    def mark(function: FunctionT) -> FunctionT:
+        setattr(function, _MARK, _Mark(name, undo))
+        return function
+
+    return mark
+
+
+class Handlers:
+    """The functions of this process by step. Functions that are no coroutines run in up to THREADS threads."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[_Mark, StepHandler] = {}
+        self._threads: ThreadPoolExecutor | None = None
+        #: Replaced whenever something is registered.
+        self._changed = asyncio.Event()
+
+    def register_step_handler(self, step: str, handler: StepHandler) -> None:
+        """`handler` does the step `step`. Raises InvalidDefinition when it is none, or when there is one already."""
+        self._register(_Mark(step, undo=False), handler)
+
+    def register_compensation_handler(self, step: str, handler: StepHandler) -> None:
+        """`handler` undoes the step `step`. Raises InvalidDefinition as above."""
+        self._register(_Mark(step, undo=True), handler)
+
+    def collect(self, holder: object) -> int:
+        """Register every marked function of a module (or object with marked methods); returns how many there are."""
+        found = 0
+        for name in dir(holder):
+            # Without running properties of the holder, which may do anything.
+            mark = getattr(inspect.getattr_static(holder, name), _MARK, None)
+            if isinstance(mark, _Mark):
+                self._register(mark, getattr(holder, name))
+                found += 1
+        return found
+
+    def has(self, step: str, *, undo: bool) -> bool:
+        """Whether a function does (or undoes) the step."""
+        return _Mark(step, undo) in self._handlers
+
+    async def registered(self, step: str, *, undo: bool) -> None:
+        """Return once a function for it is registered."""
+        while not self.has(step, undo=undo):
+            await self._changed.wait()
+
+    async def call(self, step: str, request: Request) -> Outcome:
+        """Run the function registered for a step; see Caller.call. It must be there: see `has`."""
+        name = f"the {'compensation' if request.undo else 'step'} handler of {step!r}"
+        body = orjson.loads(request.body)
+        context = StepContext(
+            body["context"],
+            saga_id=body["saga_id"],
+            step=body["step"],
+            idempotency_key=request.idempotency_key,
+            data=body["data"],
+            result=body.get("result"),
+        )
+        try:
+            async with asyncio.timeout(request.timeout_seconds):
+                result = await self._run(self._handlers[_Mark(step, request.undo)], context)
+        except StepRejected as error:
+            return Rejected(str(error) or f"{name} raised StepRejected", _spread())
+        except TimeoutError as error:
+            # The handler's own TimeoutError carries a text, that of the bound does not.
+            own = f" ({error})" if str(error) else ""
+            return Failed(f"{name} gave no answer in {request.timeout_seconds:.3g} s{own}", True, _spread())
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something that the handler awaited was cancelled, not this call.
+            return Failed(f"{name} was cancelled from inside", True, _spread())
+        except Exception as error:
+            return Failed(f"{name} raised {type(error).__name__}: {error}", True, _spread())
+        return outcome_of(name, result)
+
+    def close(self) -> None:
+        """Let go of the threads; functions that still run in them end by themselves."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
+
+    def _register(self, mark: _Mark, handler: StepHandler) -> None:
+        path = f"{'compensation' if mark.undo else 'step'} handler {mark.step!r}"
+        if not callable(handler):
+            raise InvalidDefinition(path, f"{type(handler).__name__} cannot be called", "give a function")
+        if mark in self._handlers and self._handlers[mark] != handler:
+            raise InvalidDefinition(path, "is registered already", "give each step one function")
+        self._handlers[mark] = handler
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _run(self, handler: StepHandler, context: StepContext) -> Any:
+        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+            return await _awaited(handler(context))
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
+        work = partial(contextvars.copy_context().run, handler, context)
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        # A plain function may hand on the coroutine of another one.
+        return await _awaited(result)
+
+
+async def _awaited(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+def outcome_of(name: str, result: object) -> Succeeded | Unusable:
+    """What a handler's return value means. It did its work, so a value that cannot be kept is no failure to retry."""
+    if result is None:
+        return Succeeded({})
+    if not isinstance(result, Mapping):
+        return Unusable(f"{name} returned {type(result).__name__}, no JSON object: return a dict or None")
+    try:
+        encoded = orjson.dumps(dict(result))
+    except TypeError as error:
+        return Unusable(f"{name} returned what is no JSON ({error}): return a dict of JSON values")
+    if len(encoded) > ANSWER_LIMIT_BYTES:
+        return Unusable(f"{name} returned {len(encoded)} bytes, {ANSWER_LIMIT_BYTES} are allowed: return identifiers")
+    return succeeded(orjson.loads(encoded), name)
+
+
+def _spread() -> float:
+    return random.random()  # noqa: S311  # spreads waits, guards nothing
