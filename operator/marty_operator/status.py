@@ -18,6 +18,7 @@ from marty_operator.resource import Key, Manifest
 NUMBERS_SECONDS: Final = 5.0
 LAST_ERROR_LIMIT: Final = 1024
 REVISIONS_LIMIT: Final = 16
+OPEN_BREAKERS_LIMIT: Final = 1024
 #: What a resource says about rates when no worker answers.
 _SILENT: Final[Mapping[Role, Manifest]] = {
     Role.SAGA: {},
@@ -158,6 +159,8 @@ def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus], previous: Mapping
         "cancelled": totals.cancelled,
         "parked": totals.parked,
         "revisions": _revisions(reports, previous),
+        "breakers": [{"service": name, "state": state.value} for name, state in sorted(totals.breakers.items())][:64],
+        "openBreakers": ", ".join(sorted(totals.breakers))[:OPEN_BREAKERS_LIMIT],
         "averageDurationMs": _three_digits(totals.average_duration_ms),
         "p95DurationMs": p95,
         "p95": duration_text(p95) if p95 else "",

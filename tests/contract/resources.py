@@ -55,6 +55,7 @@ CALLING = _resource(
                 "service": "payment",
                 "action": "charge",
                 "compensation": "refund",
+                "circuitBreaker": {"failureThreshold": 3},
                 "call": {
                     "http": {
                         "url": "https://pay.example/orders/{order_id}/charge?currency={price.currency}",

@@ -218,6 +218,18 @@ BAD = {
             ),
         }.items()
     },
+    "breaker that never opens": Bad(
+        SAGA,
+        change("spec.steps.0.circuitBreaker", {"failureThreshold": 0}),
+        "spec.steps[0].circuitBreaker.failureThreshold",
+        "greater than or equal to 1",
+    ),
+    "two breakers for one service": Bad(
+        spoiled(SAGA, change("spec.steps.1.circuitBreaker", {"failureThreshold": 3})),
+        change("spec.steps.2", {"name": "ship", "service": "payment", "action": "x", "circuitBreaker": {}}),
+        "spec.steps",
+        'step "charge" has another circuitBreaker than a step of the same service, which has only one',
+    ),
     "no database": Bad(SAGA, remove("spec.database"), "spec.database", "Required value"),
     "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
     "brokers without a port": Bad(

@@ -10,7 +10,7 @@ import yaml
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.resources.kinds import KINDS, Kind
-from marty_msf.core.resources.status import Revision
+from marty_msf.core.resources.status import Breaker, Revision
 from tests.contract.resources import CALLING, GOOD, GROUPED, PROJECTION, SAGA, Resource, change, spoiled
 from tests.support.cluster import Cluster
 
@@ -157,6 +157,8 @@ def _some(annotation: Any) -> object:
         return "text"
     if annotation == list[Revision]:
         return [{"revision": "7f3a01", "active": 3}]
+    if annotation == list[Breaker]:
+        return [{"service": "payment", "state": "Open"}]
     return [
         {
             "type": "Ready",

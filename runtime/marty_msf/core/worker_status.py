@@ -69,6 +69,15 @@ class Local(Model):
     active_by_revision: dict[str, int] | None = None
 
 
+class BreakerState(StrEnum):
+    """What a circuit breaker that is not closed does."""
+
+    #: No call is made.
+    OPEN = "Open"
+    #: Single calls try whether the service is back.
+    HALF_OPEN = "HalfOpen"
+
+
 class SagaTotals(Model):
     role: Literal[Role.SAGA] = Role.SAGA
     active: int = 0
@@ -77,6 +86,8 @@ class SagaTotals(Model):
     failed: int = 0
     cancelled: int = 0
     parked: int = 0
+    #: By service; closed ones are left out.
+    breakers: dict[str, BreakerState] = Field(default_factory=dict)
     average_duration_ms: float = 0
     oldest_active_seconds: float = 0
     definition_revision: str = ""

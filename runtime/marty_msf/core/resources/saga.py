@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.code import Runtime
-from marty_msf.core.resources.saga_step import Step, check_step
+from marty_msf.core.resources.saga_step import CircuitBreaker, Step, check_step
 from marty_msf.core.resources.spec import (
     EventType,
     Expression,
@@ -94,6 +94,14 @@ _ALONE: Final = (
 )
 
 
+_UNLIKE: Final = (
+    "i < size(self.steps) && has(self.steps[i].circuitBreaker) && self.steps.exists(t, has(t.circuitBreaker)"
+    " && t.service == self.steps[i].service"
+    " && (t.circuitBreaker.failureThreshold != self.steps[i].circuitBreaker.failureThreshold"
+    " || t.circuitBreaker.openSeconds != self.steps[i].circuitBreaker.openSeconds))"
+)
+
+
 def _name_of(which: str, nth: int = 0) -> str:
     return f"self.steps[{_EACH}.filter(i, {which})[{nth}]].name"
 
@@ -154,6 +162,13 @@ class SagaSpec(Workload):
             "a parallelGroup has one step only: give the steps beside it the same group, or remove it",
             f"""'step "' + {_name_of(_ALONE)} + '" is alone in its parallelGroup: """
             """give the steps beside it the same group, or remove it'""",
+            ".steps",
+        ),
+        Rule(
+            f"!{_EACH}.exists(i, {_UNLIKE})",
+            "steps of one service have different circuitBreakers, but the service has only one: make them equal",
+            f"""'step "' + {_name_of(_UNLIKE)} + '" has another circuitBreaker than a step of the """
+            """same service, which has only one: make them equal'""",
             ".steps",
         ),
         Rule(
@@ -241,5 +256,17 @@ class SagaSpec(Workload):
                     path,
                     f"step {self.steps[index].name!r} is alone in {group!r}",
                     "give the steps beside it the same group, or remove it",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _services_have_one_breaker(self) -> Self:
+        breakers: dict[str, CircuitBreaker] = {}
+        for index, step in enumerate(self.steps):
+            if step.circuit_breaker and breakers.setdefault(step.service, step.circuit_breaker) != step.circuit_breaker:
+                raise InvalidDefinition(
+                    f"spec.steps[{index}].circuitBreaker",
+                    f"differs from that of an earlier step of {step.service!r}, which has only one",
+                    "make them equal",
                 )
         return self

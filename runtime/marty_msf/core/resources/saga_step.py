@@ -1,4 +1,4 @@
-"""One step of a saga: what it calls and how, and what undoes it."""
+"""One step of a saga: what it calls and how, what undoes it, and what shields the service behind it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -152,6 +152,15 @@ class Call(Model):
     )
 
 
+class CircuitBreaker(Model):
+    """Stops calling a service that fails again and again; instances wait and no attempts are used up meanwhile."""
+
+    failure_threshold: int = Field(5, ge=1, le=1000, description="Failures in a row that open it.")
+    open_seconds: int = Field(
+        60, ge=1, le=3600, description="Time without calls; then one call tries whether the service is back."
+    )
+
+
 class Step(Model):
     """One call to a service, with the call that undoes it."""
 
@@ -183,6 +192,9 @@ class Step(Model):
     timeout_ms: int | None = Field(None, ge=1, le=3_600_000, description="Replaces stepDefaults.timeoutMs.")
     retry: Retry | None = Field(None, description="Replaces stepDefaults.retry as a whole.")
     call: Call | None = Field(None, description="How the step is called; by default POST http://<service>/<action>.")
+    circuit_breaker: CircuitBreaker | None = Field(
+        None, description="Stops calling the service while it fails; shared by all pods of this Saga."
+    )
 
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(

@@ -45,6 +45,15 @@ class Revision(Model):
     active: int = Field(description="Instances that follow it and have neither ended nor are parked.")
 
 
+class Breaker(Model):
+    """The circuit breaker of one service."""
+
+    service: str = Field(max_length=253, description="The service whose calls it holds back.")
+    state: Literal["Open", "HalfOpen"] = Field(
+        description="Open: no call is made. HalfOpen: single calls try whether the service is back."
+    )
+
+
 class SagaStatus(Status):
     """How the saga's instances fare. Totals come from counters kept in the same transaction as the work."""
 
@@ -59,6 +68,10 @@ class SagaStatus(Status):
         max_length=16,
         description="Revisions of the definition that active instances follow, the busiest first.",
     )
+    breakers: list[Breaker] = Field(
+        default_factory=list, max_length=64, description="Circuit breakers that are not closed."
+    )
+    open_breakers: str = Field("", max_length=1024, description="Services of these breakers, for people.")
     average_duration_ms: int = Field(0, description="Mean time from start to end of an instance.")
     p95_duration_ms: int = Field(0, description="95 of 100 instances ended within this time.")
     p95: str = Field("", max_length=32, description="p95DurationMs for people.")

@@ -46,3 +46,12 @@ class PythonCall:
 
 CallForm: TypeAlias = HttpCall | PythonCall
 DEFAULT_CALL: Final = HttpCall()
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When calls to a step's service are held back."""
+
+    #: Failures in a row.
+    failure_threshold: int
+    open_seconds: int

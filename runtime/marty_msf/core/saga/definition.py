@@ -10,14 +10,14 @@ import orjson
 
 from marty_msf.core.expressions import Expression
 from marty_msf.core.resources.saga import SagaSpec
-from marty_msf.core.resources.saga_step import Call
+from marty_msf.core.resources.saga_step import Call, CircuitBreaker
 from marty_msf.core.resources.spec import Retry
 from marty_msf.core.retry import RetryPolicy
-from marty_msf.core.saga.calling import DEFAULT_CALL, CallForm, HttpCall, PythonCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, CallForm, HttpCall, PythonCall, SecretFile, SecretHeader
 from marty_msf.core.saga.url_template import Template
 
 #: Rises when stored definitions change their form; every older form stays readable as long as instances may pin it.
-#: 1: one step after the other, each POST http://<service>/<action>. 2: groups, and `call` says how else.
+#: 1: one step after the other, each POST http://<service>/<action>. 2: groups, `call`, circuit breaker.
 FORMAT: Final = 2
 
 
@@ -37,6 +37,7 @@ class Step:
     #: Adjacent steps with the same group are done at the same time.
     group: str | None = None
     call: CallForm = DEFAULT_CALL
+    breaker: Breaker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ def stored_form(spec: SagaSpec) -> bytes:
                     "timeout_ms": step.timeout_ms or defaults.timeout_ms,
                     "retry": asdict(_policy(step.retry or defaults.retry)),
                     "call": _plain(step.call),
+                    "breaker": _plain(step.circuit_breaker),
                 }
                 for step in spec.steps
             ],
@@ -132,6 +134,7 @@ def _step(index: int, form: dict[str, Any]) -> Step:
         retry=RetryPolicy(**form["retry"]),
         group=form.get("group"),
         call=_call(form.get("call"), f"{path}.call"),
+        breaker=Breaker(**form["breaker"]) if form.get("breaker") else None,
     )
 
 
@@ -154,8 +157,8 @@ def _call(form: Mapping[str, Any] | None, path: str) -> CallForm:
     )
 
 
-def _plain(call: Call | None) -> Mapping[str, Any] | None:
-    return call.model_dump(mode="json", exclude_none=True) if call else None
+def _plain(part: Call | CircuitBreaker | None) -> Mapping[str, Any] | None:
+    return part.model_dump(mode="json", exclude_none=True) if part else None
 
 
 def _policy(retry: Retry) -> RetryPolicy:

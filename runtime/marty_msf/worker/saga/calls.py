@@ -5,6 +5,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -13,7 +14,10 @@ from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
+from marty_msf.worker.ownership import any_of
+from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.gate import HeldCalls
 from marty_msf.worker.saga.memory import Live
 
 logger = logging.getLogger(__name__)
@@ -49,10 +53,16 @@ class Caller(Protocol):
 
 
 class CallPool:
-    """Up to `size` calls at once, first come, first served."""
+    """Up to `size` calls at once, first come, first served, but for those that a breaker holds back."""
 
-    def __init__(self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None]) -> None:
+    def __init__(
+        self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None], gate: Breakers
+    ) -> None:
         """`done` hears of each call's outcome; one of a parallel group names its step."""
+        self._gate = gate
+        self._held = HeldCalls(gate)
+        #: Calls in the queue that the gate has admitted.
+        self._admitted: set[tuple[Live, int]] = set()
         self._caller = caller
         self._size = size
         self._done = done
@@ -61,6 +71,8 @@ class CallPool:
         #: A task was woken and did not run yet. It wakes the next one, so handlers that never wait cost one wake-up.
         self._waking = False
         self._in_flight: set[tuple[Live, int]] = set()
+        #: A call was held: its deadline may be the next one.
+        self._held_more = asyncio.Event()
 
     def put(self, live: Live, call: Call) -> None:
         """Make this call as soon as one of the tasks is free. Its intent is durable."""
@@ -73,9 +85,13 @@ class CallPool:
         for live, call in self._queue:
             if live.lane not in lanes:
                 kept.append((live, call))
-            elif not live.gone:
+                continue
+            self._release(live, call)
+            if not live.gone:
                 self._done(live, Withdrawn(call.step))
         self._queue = kept
+        for live, call in self._held.withdraw(lanes):
+            self._done(live, Withdrawn(call.step))
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether a call of these lanes is in flight."""
@@ -84,6 +100,7 @@ class CallPool:
     async def run(self) -> None:
         """Make calls until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_gate())
             for _ in range(self._size):
                 tasks.create_task(self._work())
 
@@ -95,21 +112,68 @@ class CallPool:
                 turn = 0
                 continue
             live, call = self._queue.popleft()
-            if live.gone:
-                continue
             if self._queue:
                 self._wake_one()
+            step = live.definition.steps[call.step]
+            if live.gone:
+                self._release(live, call)
+                continue
+            if step.breaker is not None and not self._passes(live, call):
+                continue
+            outcome: Outcome | None = None
             self._in_flight.add((live, call.step))
             try:
                 outcome = await self._call(live, call)
             finally:
                 self._in_flight.discard((live, call.step))
-            if live.definition.steps[call.step].group is not None:
-                outcome = replace(outcome, step=call.step)
-            self._done(live, outcome)
+                if step.breaker is not None:
+                    self._gate.settle(live, call, outcome)
+            self._tell(live, call, outcome)
             turn += 1
             if turn % CALLS_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    def _tell(self, live: Live, call: Call, outcome: Outcome) -> None:
+        if live.definition.steps[call.step].group is not None:
+            outcome = replace(outcome, step=call.step)
+        self._done(live, outcome)
+
+    def _passes(self, live: Live, call: Call) -> bool:
+        """Whether the gate lets this call through now; else it is held, without a task of its own."""
+        if (live, call.step) in self._admitted:
+            self._admitted.discard((live, call.step))
+            return True
+        if self._gate.admits(live, call):
+            return True
+        self._held.hold(live, call)
+        self._held_more.set()
+        return False
+
+    def _release(self, live: Live, call: Call) -> None:
+        """A call that the gate admitted is not made after all."""
+        if (live, call.step) in self._admitted:
+            self._admitted.discard((live, call.step))
+            self._gate.settle(live, call, None)
+
+    async def _follow_gate(self) -> None:
+        """Put held calls in front of the queue as the gate admits them; give up those that may not be made any more."""
+        while True:
+            self._gate.changed.clear()
+            self._held_more.clear()
+            while admitted := self._held.next_admitted():
+                live, call = admitted
+                self._admitted.add((live, call.step))
+                self._queue.appendleft(admitted)
+                self._wake_one()
+            for live, call in self._held.overdue(now_ms()):
+                service = live.definition.steps[call.step].service
+                self._tell(
+                    live, call, Failed(f"the deadline passed while the breaker of {service} was open", False, 0.0)
+                )
+            end_ms = self._held.next_end_ms()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if end_ms is None else max(end_ms - now_ms(), 0) / 1000):
+                    await any_of(self._gate.changed, self._held_more)
 
     async def _call(self, live: Live, call: Call) -> Outcome:
         timeout_ms = call.timeout_ms

@@ -22,6 +22,7 @@ from marty_msf.store import saga_instance, saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.ownership import LaneOwner
+from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.calls import Caller, CallPool
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.desk import Desk
@@ -79,7 +80,8 @@ class Engine:
         self._happened = asyncio.Event()
         self._pending = asyncio.Event()
         scope = f"saga:{resource}"
-        self._calls = CallPool(caller, workers, self._tell)
+        self.breakers = Breakers(pool, resource, holder)
+        self._calls = CallPool(caller, workers, self._tell, self.breakers)
         self._waves = Waves(
             self.memory,
             resource=resource,
@@ -123,6 +125,7 @@ class Engine:
                 parts = [
                     tasks.create_task(self._write(conn)),
                     tasks.create_task(self._calls.run()),
+                    tasks.create_task(self.breakers.run()),
                     tasks.create_task(self._look()),
                 ]
                 await self._owner.run(stop)

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
 
 from marty_msf.core.resources.kinds import Role
+from marty_msf.core.saga.breaker import Phase
 from marty_msf.core.saga.trigger import compiled
 from marty_msf.core.worker_config import SECRETS_DIRECTORY, SagaConfig
-from marty_msf.core.worker_status import Local, ProblemReason, SagaTotals
-from marty_msf.store import saga_instance
+from marty_msf.core.worker_status import BreakerState, Local, ProblemReason, SagaTotals
+from marty_msf.store import saga_breaker, saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.groups import first_error
@@ -33,6 +35,14 @@ from marty_msf.worker.saga.secret_files import SecretFiles
 from marty_msf.worker.saga.triggers import Triggers
 
 LOOK_SECONDS: Final = 5.0
+#: What people see of a breaker; one that is closed is not worth a line.
+BREAKER_STATES: Final = MappingProxyType(
+    {
+        Phase.OPEN.value: BreakerState.OPEN,
+        Phase.PROBING.value: BreakerState.HALF_OPEN,
+        Phase.RECOVERING.value: BreakerState.HALF_OPEN,
+    }
+)
 
 
 class SagaRole:
@@ -108,6 +118,7 @@ class SagaRole:
         with translate():
             async with self._context.pool.acquire() as conn:
                 numbers = await saga_instance.totals(conn, self._context.resource)
+                breakers = await saga_breaker.read(conn, self._context.resource)
         ended = numbers.completed + numbers.compensated + numbers.failed + numbers.cancelled
         return SagaTotals(
             active=max(numbers.started - ended - numbers.parked, 0),
@@ -116,6 +127,7 @@ class SagaRole:
             failed=numbers.failed,
             cancelled=numbers.cancelled,
             parked=numbers.parked,
+            breakers={row.service: BREAKER_STATES[row.phase] for row in breakers if row.phase in BREAKER_STATES},
             average_duration_ms=round(numbers.duration_ms / ended, 1) if ended else 0,
             oldest_active_seconds=round(numbers.oldest_active_seconds, 1),
             definition_revision=self._definitions.current.revision,
@@ -163,6 +175,7 @@ class SagaRole:
             self._reachability.look()
             self._metrics.live.set(len(engine.memory))
             self._metrics.lanes.set(len(engine.memory.epochs))
+            self._metrics.breakers(engine.breakers.circuits)
             await pause(stop, LOOK_SECONDS)
 
     def _tell_broken(self, instance: str, error: Exception) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.saga.calling import DEFAULT_CALL, HttpCall, PythonCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, HttpCall, PythonCall, SecretFile, SecretHeader
 from marty_msf.core.saga.definition import load, stored_form
 from marty_msf.core.saga.url_template import Template
 from tests.unit.core.saga.definitions import definition, spec
@@ -65,6 +65,12 @@ def test_a_python_handler_is_understood() -> None:
     assert load(stored_form(other)).revision == made.revision, "where the code is makes no revision"
 
 
+def test_a_breaker_is_understood() -> None:
+    guarded = {"name": "a", "circuitBreaker": {"failureThreshold": 3}}
+
+    assert load(stored_form(spec(guarded))).steps[0].breaker == Breaker(failure_threshold=3, open_seconds=60)
+
+
 def test_another_call_is_another_revision() -> None:
     plain = stored_form(spec({"name": "a"}))
 
@@ -77,7 +83,7 @@ def test_a_definition_of_the_first_format_stays_readable() -> None:
     form = orjson.loads(stored_form(spec(*steps)))
     old = {key: form[key] for key in ("timeout_ms", "undo_retry")} | {
         "format": 1,
-        "steps": [{key: step[key] for key in step.keys() - {"group", "call"}} for step in form["steps"]],
+        "steps": [{key: step[key] for key in step.keys() - {"group", "call", "breaker"}} for step in form["steps"]],
     }
     made = load(orjson.dumps(old))
 

@@ -1,0 +1,83 @@
+"""Calls that their service's breaker holds back: they keep their place, take no worker slot and use up no attempt."""
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Iterator
+
+from marty_msf.core.saga.instance import Call
+from marty_msf.worker.saga.breaker import Breakers
+from marty_msf.worker.saga.memory import Live
+
+
+class HeldCalls:
+    """In the order they were held, by service."""
+
+    def __init__(self, gate: Breakers) -> None:
+        self._gate = gate
+        self._by_service: dict[str, deque[tuple[Live, Call]]] = {}
+        self._ends: list[tuple[int, int, Live, Call]] = []
+        self._ties = itertools.count()
+        self._held: set[tuple[Live, int]] = set()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, live: Live, call: Call) -> None:
+        """Keep a call that was not admitted."""
+        service = live.definition.steps[call.step].service
+        self._by_service.setdefault(service, deque()).append((live, call))
+        self._held.add((live, call.step))
+        if call.not_after_ms is not None:
+            heapq.heappush(self._ends, (call.not_after_ms, next(self._ties), live, call))
+
+    def next_admitted(self) -> tuple[Live, Call] | None:
+        """The next call that the gate admits; it is to be made now."""
+        for service, queue in list(self._by_service.items()):
+            while queue:
+                live, call = queue[0]
+                if not self._waits(live, call):
+                    queue.popleft()
+                elif self._gate.admits(live, call):
+                    queue.popleft()
+                    self._held.discard((live, call.step))
+                    return live, call
+                else:
+                    break
+            else:
+                del self._by_service[service]
+        return None
+
+    def overdue(self, now_ms: int) -> Iterator[tuple[Live, Call]]:
+        """Take out the calls that may not be made any more."""
+        while self._ends and self._ends[0][0] <= now_ms:
+            _, _, live, call = heapq.heappop(self._ends)
+            if self._waits(live, call):
+                self._held.discard((live, call.step))
+                yield live, call
+
+    def next_end_ms(self) -> int | None:
+        """When the next call becomes overdue (milliseconds since 1970)."""
+        while self._ends and not self._waits(self._ends[0][2], self._ends[0][3]):
+            heapq.heappop(self._ends)
+        return self._ends[0][0] if self._ends else None
+
+    def withdraw(self, lanes: set[int]) -> Iterator[tuple[Live, Call]]:
+        """Take out the calls of these lanes, and those whose instances are gone."""
+        for service, queue in list(self._by_service.items()):
+            kept: deque[tuple[Live, Call]] = deque()
+            for live, call in queue:
+                if not self._waits(live, call):
+                    continue
+                if live.lane not in lanes:
+                    kept.append((live, call))
+                    continue
+                self._held.discard((live, call.step))
+                yield live, call
+            self._by_service[service] = kept
+
+    def _waits(self, live: Live, call: Call) -> bool:
+        if live.gone:
+            self._held.discard((live, call.step))
+            return False
+        return (live, call.step) in self._held
