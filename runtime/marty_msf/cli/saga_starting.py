@@ -61,7 +61,7 @@ async def _start(
     (site,) = await target.sites(name)
     async with opened(site) as conn:
         (resource,) = site.resources or ("",)
-        revision = await saga_list.newest_revision(conn, resource)
+        revision = await saga_list.present_revision(conn, resource)
         if revision is None:
             raise click.ClickException(f"{resource}: no worker of it ever ran on this database: let one start first")
         stored = await saga_instance.definitions(conn, resource, [revision])

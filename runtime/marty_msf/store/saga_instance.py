@@ -9,13 +9,18 @@ from uuid import UUID
 from asyncpg import Connection
 
 REGISTER: Final = """
-INSERT INTO marty.saga_definition (resource, revision, definition) VALUES ($1, $2, $3)
-ON CONFLICT (resource, revision) DO NOTHING
+WITH kept AS (
+    INSERT INTO marty.saga_definition (resource, revision, definition) VALUES ($1, $2, $3)
+    ON CONFLICT (resource, revision) DO NOTHING
+)
+INSERT INTO marty.saga_type AS t (resource, revision) VALUES ($1, $2)
+ON CONFLICT (resource) DO UPDATE SET revision = excluded.revision, registered_at = now()
+ WHERE t.revision <> excluded.revision
 """
 
 
 async def register_definition(conn: Connection, resource: str, revision: str, definition: bytes) -> None:
-    """Keep a revision for the instances that will follow it; writes nothing when it is there."""
+    """Keep a revision for the instances that will follow it, the present one from now on; mostly writes nothing."""
     await conn.execute(REGISTER, resource, revision, definition)
 
 
@@ -40,12 +45,14 @@ class Stored:
     context: bytes
     #: Journal entries in order; empty for a Pending instance.
     entries: Sequence[bytes]
+    #: False: it was started from SQL, and `count_started` comes before all else.
+    counted: bool
 
 
 LIVE: Final = """
 SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigint,
        (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id),
-       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq)
+       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq), i.counted
   FROM marty.saga_instance AS i
  WHERE i.resource = $1 AND i.lane = $2 AND i.id > $3
    AND i.state IN ('Pending', 'Waiting', 'Running', 'Compensating')
@@ -61,7 +68,7 @@ async def live(conn: Connection, resource: str, lane: int, after: UUID, limit: i
 
 PENDING: Final = """
 SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigint,
-       (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id), ARRAY[]::bytea[]
+       (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id), ARRAY[]::bytea[], i.counted
   FROM marty.saga_instance AS i
  WHERE i.resource = $1 AND i.lane = ANY($2::smallint[]) AND i.state = 'Pending'
  LIMIT $3
@@ -71,6 +78,22 @@ SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigi
 async def pending(conn: Connection, resource: str, lanes: Sequence[int], limit: int) -> list[Stored]:
     """Instances of these lanes that nobody took up yet."""
     return [Stored(*row) for row in await conn.fetch(PENDING, resource, list(lanes), limit)]
+
+
+COUNT_STARTED: Final = """
+WITH found AS (
+    UPDATE marty.saga_instance SET counted = true
+     WHERE id = ANY($2::uuid[]) AND NOT counted RETURNING lane
+)
+INSERT INTO marty.saga_counter AS c (resource, slot, started)
+SELECT $1, lane, count(*) FROM found GROUP BY lane ORDER BY lane
+ON CONFLICT (resource, slot) DO UPDATE SET started = c.started + excluded.started
+"""
+
+
+async def count_started(conn: Connection, resource: str, instances: Sequence[UUID]) -> None:
+    """Count instances that SQL started, once each, in the slots of their lanes; the caller owns these."""
+    await conn.execute(COUNT_STARTED, resource, list(instances))
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,11 +92,11 @@ async def resources(conn: Connection) -> list[str]:
 
 
 REVISION: Final = """
-SELECT revision FROM marty.saga_definition WHERE resource = $1 ORDER BY created_at DESC LIMIT 1
+SELECT revision FROM marty.saga_type WHERE resource = $1
 """
 
 
-async def newest_revision(conn: Connection, resource: str) -> str | None:
-    """The definition that was registered last; None for a saga that never ran here."""
+async def present_revision(conn: Connection, resource: str) -> str | None:
+    """The definition that new instances follow; None for a saga that never ran here."""
     revision: str | None = await conn.fetchval(REVISION, resource)
     return revision

@@ -227,6 +227,7 @@ class Engine:
             with translate():
                 async with self._pool.acquire() as conn:
                     found = await saga_instance.pending(conn, self._resource, lanes, LOOK_LIMIT)
+                    await self._count(conn, found)
             await self._definitions.load({stored.revision for stored in found})
             self._take_up([stored for stored in found if not self.memory.is_known(str(stored.id))])
             await self._desk.look(epochs)
@@ -239,10 +240,16 @@ class Engine:
                 async with self._pool.acquire() as conn:
                     after = loaded[-1].id if loaded else _FIRST_ID
                     page = await saga_instance.live(conn, self._resource, lane, after, LOAD_LIMIT)
+                    await self._count(conn, page)
             loaded += page
             if len(page) < LOAD_LIMIT:
                 await self._definitions.load({stored.revision for stored in loaded})
                 return loaded
+
+    async def _count(self, conn: Connection, found: Sequence[saga_instance.Stored]) -> None:
+        """Count those that SQL started, before they can end."""
+        if uncounted := [stored.id for stored in found if not stored.counted]:
+            await saga_instance.count_started(conn, self._resource, uncounted)
 
     def _take_up(self, page: Sequence[saga_instance.Stored], ours: Collection[int] = ()) -> None:
         """Bring instances into memory as their journals leave them, and go on with each."""
