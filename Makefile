@@ -22,7 +22,7 @@ check: venv ## Format, lint, types, import rules, generated files, unit tests: r
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(MAKE) --no-print-directory verify
-	$(VENV)/bin/pytest -q tests/unit
+	$(VENV)/bin/pytest -q -n 2 tests/unit
 
 format: venv ## Format the code and mend what the linter can
 	$(VENV)/bin/ruff format $(SOURCES)
