@@ -40,7 +40,7 @@ def daemon(layout: Layout, *, bridge: bool) -> Daemon:
     data = data_directory(layout)
     inputs = (config(bridge=bridge), access_rules(bridge=bridge))
     address = ", ".join(f"{host}:{POSTGRES_PORT}" for host in _hosts(bridge=bridge))
-    argv = (*_as_server_user(), str(PROGRAMS / "postgres"), "-D", str(data))
+    argv = (*as_server_user(), str(PROGRAMS / "postgres"), "-D", str(data))
     # SIGINT ends connections and then the server; SIGTERM would wait for clients to leave.
     return Daemon("postgres", argv, address, inputs=inputs, stop_signal=signal.SIGINT)
 
@@ -51,12 +51,12 @@ def prepare(layout: Layout, *, bridge: bool) -> None:
     if not data.exists():
         layout.state.mkdir(parents=True, exist_ok=True)
         with made_whole(data) as draft:
-            _initialise(draft, password(layout))
+            initialise(draft, password(layout))
     changed = write_if_changed(data / "postgresql.conf", config(bridge=bridge))
     changed |= write_if_changed(data / "pg_hba.conf", access_rules(bridge=bridge))
     if changed:
         for name in ("postgresql.conf", "pg_hba.conf"):
-            _give_to_server(data / name)
+            give_to_server(data / name)
 
 
 def is_ready() -> bool:
@@ -95,26 +95,29 @@ def _hosts(*, bridge: bool) -> Sequence[str]:
     return (LOOPBACK, NODE_IP) if bridge else (LOOPBACK,)
 
 
-def _initialise(draft: Path, secret: str) -> None:
+def initialise(draft: Path, secret: str) -> None:
+    """Make an empty cluster in the absent directory `draft`; only POSTGRES_USER with this password gets in, over TCP."""
     draft.mkdir(mode=0o700)
-    _give_to_server(draft)
+    give_to_server(draft)
     with NamedTemporaryFile("w", prefix="marty-") as file:
         file.write(secret)
         file.flush()
-        _give_to_server(Path(file.name))
+        give_to_server(Path(file.name))
         options = ["--username", POSTGRES_USER, "--auth", "scram-sha-256", "--pwfile", file.name]
         locale = ["--encoding", "UTF8", "--locale", "C.UTF-8"]
         # No sync here: nothing is in it yet. The server itself runs with fsync on.
         command: list[str | Path] = [PROGRAMS / "initdb", "-D", draft, *options, *locale, "--no-sync"]
-        run([*_as_server_user(), *command], directory=Path("/"))
+        run([*as_server_user(), *command], directory=Path("/"))
 
 
-def _as_server_user() -> tuple[str, ...]:
+def as_server_user() -> tuple[str, ...]:
+    """What to put in front of a command of the server's, whoever we are."""
     if os.geteuid() != 0:
         return ()
     return ("setpriv", f"--reuid={SYSTEM_USER}", f"--regid={SYSTEM_USER}", "--clear-groups")
 
 
-def _give_to_server(path: Path) -> None:
+def give_to_server(path: Path) -> None:
+    """Make the server's user the owner of a file or directory of ours."""
     if os.geteuid() == 0:
         shutil.chown(path, SYSTEM_USER, SYSTEM_USER)
