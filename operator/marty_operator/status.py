@@ -158,6 +158,7 @@ def _saga(totals: SagaTotals, reports: Sequence[WorkerStatus], previous: Mapping
         "failed": totals.failed,
         "cancelled": totals.cancelled,
         "parked": totals.parked,
+        **_stuck(reports, previous),
         "revisions": _revisions(reports, previous),
         "breakers": [{"service": name, "state": state.value} for name, state in sorted(totals.breakers.items())][:64],
         "openBreakers": ", ".join(sorted(totals.breakers))[:OPEN_BREAKERS_LIMIT],
@@ -180,6 +181,15 @@ def _revisions(reports: Sequence[WorkerStatus], previous: Mapping[str, Any]) -> 
         active.update(counts)
     busiest = sorted(active.items(), key=lambda item: (-item[1], item[0]))
     return [{"revision": revision, "active": count} for revision, count in busiest if count][:REVISIONS_LIMIT]
+
+
+def _stuck(reports: Sequence[WorkerStatus], previous: Mapping[str, Any]) -> Manifest:
+    """Added up over the pods as the revisions are; the diagnosis is that of the longest standstill."""
+    known = [r.local.stuck for r in reports if r.local.stuck is not None]
+    if not known:
+        return {"stuck": previous.get("stuck", 0), "stuckDiagnosis": previous.get("stuckDiagnosis", "")}
+    longest = min((it for it in known if it.count), key=lambda it: it.since_ms, default=None)
+    return {"stuck": sum(it.count for it in known), "stuckDiagnosis": longest.diagnosis if longest else ""}
 
 
 def _relay(totals: RelayTotals) -> Manifest:

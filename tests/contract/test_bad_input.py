@@ -47,6 +47,9 @@ BAD = {
     "negative saga time-out": Bad(
         SAGA, change("spec.timeoutSeconds", -1), "spec.timeoutSeconds", "greater than or equal to 1"
     ),
+    "instances that are stuck at once": Bad(
+        SAGA, change("spec.stuckAfterSeconds", 0), "spec.stuckAfterSeconds", "greater than or equal to 1"
+    ),
     "negative step time-out": Bad(
         SAGA, change("spec.steps.0.timeoutMs", -1), "spec.steps[0].timeoutMs", "greater than or equal to 1"
     ),

@@ -44,7 +44,7 @@ async def place(api: Cluster, postgres_url: str, conn: asyncpg.Connection, tmp_p
     saga = {**SAGA["spec"], "database": {"urlSecretRef": {"name": "db"}}}
     await space.apply("Saga", "orders", saga)
     resource = f"{space.namespace}/orders"
-    await saga_instance.register_definition(conn, resource, "r1", stored_form(spec({"name": "reserve"})))
+    await saga_instance.register_definition(conn, resource, "r1", stored_form(spec({"name": "reserve"})), 600)
     return Place(space, api.kubeconfig, tmp_path)
 
 

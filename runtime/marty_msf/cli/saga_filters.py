@@ -23,6 +23,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
     @click.option("--key", help="Business key; * stands for anything.")
     @click.option("--error", help="Part of the error, in any case.")
     @click.option("--revision", help="Follows this revision of the definition.")
+    @click.option("--stuck", is_flag=True, help="Makes no progress for longer than its stuckAfterSeconds.")
     @wraps(command)
     def wrapped(
         *arguments: Any,
@@ -33,6 +34,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
         key: str | None,
         error: str | None,
         revision: str | None,
+        stuck: bool,
         **options: Any,
     ) -> T:
         try:
@@ -44,6 +46,7 @@ def filter_options(command: Callable[..., T]) -> Callable[..., T]:
                 key=key,
                 error=error,
                 revision=revision,
+                stuck=stuck,
                 now_ms=now_ms(),
             )
         except InvalidDefinition as problem:

@@ -42,7 +42,8 @@ def list_(name: str | None, chosen: Selection, limit: int, after: str | None, ta
     if not rows:
         click.echo("No instances found.", err=True)
         return
-    click.echo(_table(rows, with_saga=name is None, with_state=chosen.states is None or len(chosen.states) > 1))
+    with_state = chosen.states is None or len(chosen.states) > 1
+    click.echo(_table(rows, with_saga=name is None, with_state=with_state, with_diagnosis=chosen.stuck))
     if more:
         click.echo(f"{len(rows)} shown, there are more: --after {rows[-1].id}", err=True)
 
@@ -62,7 +63,7 @@ async def _rows(
     return rows[:limit], len(rows) > limit
 
 
-def _table(rows: list[Row], *, with_saga: bool, with_state: bool) -> str:
+def _table(rows: list[Row], *, with_saga: bool, with_state: bool, with_diagnosis: bool) -> str:
     forms = shortened(row.id for row in rows)
     columns: dict[str, list[str]] = {"ID": [forms[row.id] for row in rows]}
     if with_saga:
@@ -72,7 +73,10 @@ def _table(rows: list[Row], *, with_saga: bool, with_state: bool) -> str:
         columns["STATE"] = [row.state for row in rows]
     columns["STEP"] = [row.step or "-" for row in rows]
     columns["SINCE"] = [age(row.changed_at) for row in rows]
-    columns["ERROR"] = [row.error or "-" for row in rows]
+    if with_diagnosis:
+        columns["DIAGNOSIS"] = [row.diagnosis or "-" for row in rows]
+    else:
+        columns["ERROR"] = [row.error or "-" for row in rows]
     return table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
@@ -94,6 +98,7 @@ def get(instance: str, name: str | None, target: Target, output: str) -> None:
         "Key": one_line(shown.business_key),
         "State": painted(shown.state, shown.state) + (" (paused)" if it.instance.paused else ""),
         "Step": it.step or "-",
+        "Waits for": _waits_for(it),
         "Error": one_line(shown.error or "-"),
         "Revision": shown.revision,
         "Started": f"{_stamp(shown.started_at)} ({age(shown.started_at)} ago)",
@@ -126,6 +131,12 @@ def timeline(instance: str, name: str | None, every: bool, target: Target, outpu
         click.echo("  ".join([*padded, one_line(row[3])]).rstrip())
     if shown.state == State.PARKED:
         click.echo(_WAITS)
+
+
+def _waits_for(it: Portrait) -> str:
+    if not it.diagnosis:
+        return "-"
+    return f"{one_line(it.diagnosis)}{f' (stuck: no progress for {age(it.progress_at)})' if it.stuck else ''}"
 
 
 async def _read(target: Target, name: str | None, text: str) -> tuple[Found, Portrait]:

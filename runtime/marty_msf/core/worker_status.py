@@ -28,6 +28,7 @@ class ProblemReason(StrEnum):
     POSITION_LOST = "PositionLost"
     OUTBOX_OWNED = "OutboxOwned"
     OUTBOX_RESTORED = "OutboxRestored"
+    INSTANCES_STUCK = "InstancesStuck"
     INTERNAL_ERROR = "InternalError"
 
 
@@ -57,6 +58,15 @@ class Problem(Model):
     unmet: bool = False
 
 
+class Stuck(Model):
+    """Live instances of the answering process that have made no progress for longer than `stuckAfterSeconds`."""
+
+    count: int = Field(0, ge=0)
+    #: Last progress of the one that stands still for longest (milliseconds since 1970), and what it waits for.
+    since_ms: int = 0
+    diagnosis: str = Field("", max_length=1024)
+
+
 class Local(Model):
     """About the answering process only."""
 
@@ -67,6 +77,8 @@ class Local(Model):
     duration_bucket_counts: list[int] = Field(default_factory=list)
     #: Live saga instances on this process's lanes, by the revision they follow; None while it works on none.
     active_by_revision: dict[str, int] | None = None
+    #: None while it works on no saga instances.
+    stuck: Stuck | None = None
 
 
 class BreakerState(StrEnum):

@@ -1,6 +1,6 @@
 """Reading saga instances, and the definitions they follow. Callers own the transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -13,15 +13,28 @@ WITH kept AS (
     INSERT INTO marty.saga_definition (resource, revision, definition) VALUES ($1, $2, $3)
     ON CONFLICT (resource, revision) DO NOTHING
 )
-INSERT INTO marty.saga_type AS t (resource, revision) VALUES ($1, $2)
-ON CONFLICT (resource) DO UPDATE SET revision = excluded.revision, registered_at = now()
- WHERE t.revision <> excluded.revision
+INSERT INTO marty.saga_type AS t (resource, revision, stuck_after_seconds) VALUES ($1, $2, $4)
+ON CONFLICT (resource) DO UPDATE
+   SET revision = excluded.revision, stuck_after_seconds = excluded.stuck_after_seconds, registered_at = now()
+ WHERE (t.revision, t.stuck_after_seconds) <> (excluded.revision, excluded.stuck_after_seconds)
 """
 
 
-async def register_definition(conn: Connection, resource: str, revision: str, definition: bytes) -> None:
+async def register_definition(
+    conn: Connection, resource: str, revision: str, definition: bytes, stuck_after_seconds: int
+) -> None:
     """Keep a revision for the instances that will follow it, the present one from now on; mostly writes nothing."""
-    await conn.execute(REGISTER, resource, revision, definition)
+    await conn.execute(REGISTER, resource, revision, definition, stuck_after_seconds)
+
+
+STUCK_AFTER: Final = """
+SELECT resource, stuck_after_seconds FROM marty.saga_type WHERE resource = ANY($1::text[])
+"""
+
+
+async def stuck_after_seconds(conn: Connection, resources: Sequence[str]) -> Mapping[str, int]:
+    """By saga the time without progress after which an instance counts as stuck; those that never ran are left out."""
+    return {row[0]: row[1] for row in await conn.fetch(STUCK_AFTER, list(resources))}
 
 
 DEFINITIONS: Final = """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marty_msf.core.resources import status as models
-from marty_msf.core.worker_status import Local, ProjectionTotals, RelayTotals, SagaTotals, WorkerStatus
+from marty_msf.core.worker_status import Local, ProjectionTotals, RelayTotals, SagaTotals, Stuck, WorkerStatus
 from marty_operator.conditions import verdicts
 from marty_operator.observation import Observed, Worker
 from marty_operator.resource import Key, Manifest
@@ -70,6 +70,21 @@ def test_pods_that_work_on_nothing_do_not_empty_the_revisions() -> None:
 
     assert status("Saga", observed(following(None)), before)["revisions"] == [{"revision": "a", "active": 2}]
     assert status("Saga", observed(following({})), before)["revisions"] == []
+
+
+def standing_still(stuck: Stuck | None) -> Worker:
+    local = Local(holder="p", lanes=1, started_at="", stuck=stuck)
+    return Worker(worker().pod, report("rev-new", local=local, totals=SagaTotals()))
+
+
+def test_stuck_instances_are_added_up_and_the_longest_standstill_is_told() -> None:
+    two = [Stuck(count=2, since_ms=2000, diagnosis="later"), Stuck(count=1, since_ms=1000, diagnosis="first")]
+    shown = status("Saga", observed(*map(standing_still, [*two, Stuck(), None]), replicas=4))
+    assert (shown["stuck"], shown["stuckDiagnosis"]) == (3, "first")
+
+    assert status("Saga", observed(standing_still(None)), shown)["stuck"] == 3
+    again = status("Saga", observed(standing_still(Stuck())), shown)
+    assert (again["stuck"], again["stuckDiagnosis"]) == (0, "")
 
 
 def test_counts_stay_while_no_worker_answers_but_a_rate_does_not() -> None:

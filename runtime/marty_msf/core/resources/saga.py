@@ -115,6 +115,12 @@ class SagaSpec(Workload):
     timeout_seconds: int = Field(
         300, ge=1, le=31_536_000, description="Longest life of an instance before its pivot; then it is compensated."
     )
+    stuck_after_seconds: int = Field(
+        600,
+        ge=1,
+        le=31_536_000,
+        description="Time without progress after which an instance counts as stuck; it goes on waiting all the same.",
+    )
     max_parallel_steps: int = Field(
         5, ge=1, le=MAX_STEPS, description="Steps of one instance's parallelGroup that are called at once."
     )

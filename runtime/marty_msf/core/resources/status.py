@@ -63,6 +63,10 @@ class SagaStatus(Status):
     failed: int = Field(0, description="Instances that ended before anything had happened.")
     cancelled: int = Field(0, description="Instances that a person cancelled and that were undone.")
     parked: int = Field(0, description="Instances that wait for a person.")
+    stuck: int = Field(0, description="Active instances without progress for longer than stuckAfterSeconds.")
+    stuck_diagnosis: str = Field(
+        "", max_length=1024, description="What the one that stands still for longest waits for."
+    )
     revisions: list[Revision] = Field(
         default_factory=list,
         max_length=16,

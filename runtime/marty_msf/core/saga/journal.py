@@ -6,13 +6,14 @@ and are given back byte by byte.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Event, Migrated, Started, from_list, to_list
+from marty_msf.core.saga.diagnosis import progressed
+from marty_msf.core.saga.events import Event, Migrated, Started, Verb, from_list, to_list
 from marty_msf.core.saga.instance import Call, Commands, Instance
 from marty_msf.core.saga.machine import advance, request_body
 from marty_msf.core.saga.migration import restored
@@ -25,6 +26,10 @@ class Folded:
     instance: Instance
     #: By step the body of the operation in work, exactly as it was first sent.
     bodies: Mapping[int, bytes]
+    #: When it made its last progress, see core.saga.diagnosis (milliseconds since 1970); 0 when nobody took it up.
+    progress_ms: int = 0
+    #: By step when its newest call was made.
+    called_ms: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +91,21 @@ def fold(definition: Definition, context: Mapping[str, Any], entries: Sequence[b
     """
     instance = Instance(context)
     bodies: dict[int, bytes] = {}
+    called_ms: dict[int, int] = {}
+    progress_ms = 0
     for now_ms, event, lines in _since_migration([decode(entry) for entry in entries]):
+        before = instance
         instance, commands = advance(definition, instance, event, now_ms)
+        if isinstance(event, Verb) or progressed(before, instance):
+            progress_ms = now_ms
+        called_ms |= {it.step: now_ms for it in commands if isinstance(it, Call)}
         if lines:
             if isinstance(event, Migrated):
                 steps = [it.step for it in instance.operations]
             else:
                 steps = [it.step for it in commands if isinstance(it, Call) and it.first]
             bodies = {**bodies, **dict(zip(steps, lines.split(b"\n"), strict=True))}
-    return Folded(instance, _in_work(instance, bodies))
+    return Folded(instance, _in_work(instance, bodies), progress_ms, called_ms)
 
 
 def _since_migration(decoded: Sequence[tuple[int, Event, bytes]]) -> Sequence[tuple[int, Event, bytes]]:

@@ -34,6 +34,8 @@ class Selection:
     error: str | None = None
     #: Follows this revision of the definition.
     revision: str | None = None
+    #: Live, and without progress for longer than its Saga allows.
+    stuck: bool = False
 
 
 def selection(
@@ -45,6 +47,7 @@ def selection(
     key: str | None = None,
     error: str | None = None,
     revision: str | None = None,
+    stuck: bool = False,
     now_ms: int,
 ) -> Selection:
     """Read filters.
@@ -53,10 +56,17 @@ def selection(
     time; in `key` a `*` stands for anything. Raises InvalidDefinition.
     """
     states = None if state is None else _states(state)
-    if states is None and step is not None:
-        states = tuple(sorted(it.value for it in OPEN))
+    if states is None and (step is not None or stuck):
+        states = tuple(sorted(it.value for it in (LIVE if stuck else OPEN)))
     return Selection(
-        states, step, _id_at("since", since, now_ms), _id_at("before", before, now_ms), _pattern(key), error, revision
+        states,
+        step,
+        _id_at("since", since, now_ms),
+        _id_at("before", before, now_ms),
+        _pattern(key),
+        error,
+        revision,
+        stuck,
     )
 
 

@@ -18,6 +18,7 @@ class Definitions:
         self._pool = pool
         self._resource = resource
         self._stored = stored_form(spec)
+        self._stuck_after_seconds = spec.stuck_after_seconds
         #: What new instances follow.
         self.current: Definition = load(self._stored)
         self._known = {self.current.revision: self.current}
@@ -26,7 +27,9 @@ class Definitions:
         """Keep the current revision in the database, before the first instance follows it."""
         with translate():
             async with self._pool.acquire() as conn:
-                await saga_instance.register_definition(conn, self._resource, self.current.revision, self._stored)
+                await saga_instance.register_definition(
+                    conn, self._resource, self.current.revision, self._stored, self._stuck_after_seconds
+                )
 
     async def load(self, revisions: Collection[str]) -> None:
         """Have these revisions ready for `get`, as far as they exist."""

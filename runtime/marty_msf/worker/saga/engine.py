@@ -113,6 +113,11 @@ class Engine:
         """See Starter.start."""
         return await self.starter.start(business_key, context)
 
+    @property
+    def left_alone(self) -> int:
+        """How many instances of this process's lanes cannot be worked on."""
+        return len(self._left_alone)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Own lanes and work until `stop`; then finish what is in flight, hand the rest back and return.
 
@@ -269,6 +274,7 @@ class Engine:
                 folded.instance,
                 len(stored.entries),
                 folded.bodies,
+                progress=(folded.instance, folded.progress_ms or stored.started_ms),
             )
             if live.text in self._left_alone or not self.memory.add(live):
                 continue

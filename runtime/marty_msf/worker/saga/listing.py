@@ -18,6 +18,7 @@ from marty_msf.core.saga.journal import decode, fold
 from marty_msf.core.saga.selection import Selection
 from marty_msf.store import saga_instance, saga_list
 from marty_msf.store.saga_list import Listed
+from marty_msf.worker.saga.surroundings import Surroundings, look_around
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class Row:
     ended_at: datetime | None
     revision: str
     error: str
+    #: It stands still for longer than its Saga allows.
+    stuck: bool = False
+    #: What an instance waits for that is not ended; empty when it waits for nothing, or for a person.
+    diagnosis: str = ""
 
     def form(self) -> Mapping[str, Any]:
         """As JSON values."""
@@ -55,6 +60,8 @@ class Row:
             "ended_at": self.ended_at.isoformat() if self.ended_at else None,
             "revision": self.revision,
             "error": self.error or None,
+            "stuck": self.stuck,
+            "diagnosis": self.diagnosis or None,
         }
 
 
@@ -70,13 +77,16 @@ class Page:
 async def page(conn: Connection, resources: Sequence[str] | None, chosen: Selection, limit: int) -> Page:
     """Up to `limit` instances of these sagas (all of them for None)."""
     rows: list[Row] = []
-    chunk = limit + 1 if chosen.step is None else max(limit + 1, _CHUNK)
+    chunk = max(limit + 1, _CHUNK) if chosen.step is not None or chosen.stuck else limit + 1
     definitions: dict[tuple[str, str], Definition] = {}
+    surroundings = Surroundings()
     while True:
         found = await saga_list.page(conn, resources, chosen, chunk)
         await _learn(conn, found, definitions)
-        read = [_row(it, definitions) for it in found]
-        rows += [row for row in read if chosen.step in (None, row.step.removeprefix("undo of "))]
+        if new := {it.resource for it in found if it.ended_at is None} - surroundings.known:
+            surroundings = surroundings.joined(await look_around(conn, sorted(new)))
+        read = [_row(it, definitions, surroundings) for it in found]
+        rows += [row for row in read if _chosen(row, chosen)]
         if len(rows) > limit:
             return Page(rows[:limit], rows[limit - 1].id)
         if len(found) < chunk:
@@ -94,18 +104,26 @@ async def _learn(conn: Connection, found: Sequence[Listed], definitions: dict[tu
         definitions.update({(resource, revision): load(form) for revision, form in stored.items()})
 
 
-def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition]) -> Row:
-    step, changed_at = "", it.ended_at or it.started_at
+def _chosen(row: Row, chosen: Selection) -> bool:
+    """Whether it fits the filters that only the journal can answer."""
+    return chosen.step in (None, row.step.removeprefix("undo of ")) and (row.stuck or not chosen.stuck)
+
+
+def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition], surroundings: Surroundings) -> Row:
+    step, changed_at, stuck, diagnosis = "", it.ended_at or it.started_at, False, ""
     definition = definitions.get((it.resource, it.revision))
     if it.ended_at is None and definition is not None and it.context is not None:
         try:
-            instance = fold(definition, orjson.loads(it.context), it.entries).instance
+            folded = fold(definition, orjson.loads(it.context), it.entries)
         except MartyError as error:
             # One instance that a fault of ours made unreadable must not hide the others.
             logger.warning("saga instance %s cannot be read: %s", it.id, error)
             step = "?"
         else:
-            step = in_work(definition, instance)
+            step = in_work(definition, folded.instance)
+            progress_ms = folded.progress_ms or int(it.started_at.timestamp() * 1000)
+            stuck = surroundings.stuck(it.resource, folded.instance, progress_ms)
+            diagnosis = surroundings.diagnosis(it.resource, definition, folded)
             if it.entries:
                 changed_at = datetime.fromtimestamp(decode(it.entries[-1])[0] / 1000, UTC)
     return Row(
@@ -119,4 +137,6 @@ def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition]) -> Row:
         it.ended_at,
         it.revision,
         it.error or "",
+        stuck,
+        diagnosis,
     )

@@ -29,6 +29,8 @@ class Live:
     bodies: Mapping[int, bytes] = field(default_factory=dict)
     #: Not ours any more, or ended: whatever still refers to it does nothing.
     gone: bool = False
+    #: What it was when it was last seen to have made progress, and when that was; None: not looked at yet.
+    progress: tuple[Instance, int] | None = None
 
 
 class Memory:
@@ -58,6 +60,10 @@ class Memory:
     def is_working(self, lane: int) -> bool:
         """Whether the lane is ours and takes new work."""
         return lane in self._epochs and lane not in self._draining
+
+    def all(self) -> list[Live]:
+        """Every live instance, as of now."""
+        return list(self._live.values())
 
     def by_revision(self) -> Mapping[str, int]:
         """How many instances follow each revision."""

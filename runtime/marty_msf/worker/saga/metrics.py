@@ -7,6 +7,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from marty_msf.core.saga.breaker import Circuit, Phase
+from marty_msf.core.saga.diagnosis import Cause
 from marty_msf.core.saga.instance import LIVE, State
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live
@@ -37,12 +38,24 @@ class SagaMetrics:
             ["service"],
             registry=registry,
         )
+        stuck = Gauge(
+            "marty_saga_stuck_instances",
+            "Live instances of this process without progress for longer than stuckAfterSeconds, by what they wait for.",
+            ["cause"],
+            registry=registry,
+        )
+        self._stuck = {cause: stuck.labels(cause.value) for cause in Cause}
         self.counts = [0] * (len(BOUNDS_MS) + 1)
 
     def ended(self, live: Live) -> None:
         """An instance ended or was parked."""
         self._ended[live.instance.state].inc()
         self.counts[bisect_left(BOUNDS_MS, now_ms() - live.started_ms)] += 1
+
+    def stuck(self, causes: Mapping[Cause, int]) -> None:
+        """What is stuck now."""
+        for cause, gauge in self._stuck.items():
+            gauge.set(causes.get(cause, 0))
 
     def breakers(self, circuits: Mapping[str, Circuit]) -> None:
         """How the breakers stand now."""

@@ -32,6 +32,7 @@ from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
 from marty_msf.worker.saga.reachability import Reachability
 from marty_msf.worker.saga.routes import Routes
 from marty_msf.worker.saga.secret_files import SecretFiles
+from marty_msf.worker.saga.stuck import StuckWatch
 from marty_msf.worker.saga.triggers import Triggers
 
 LOOK_SECONDS: Final = 5.0
@@ -58,6 +59,9 @@ class SagaRole:
         self._definitions = Definitions(context.pool, context.resource, config.spec)
         self._metrics = SagaMetrics(context.registry)
         self._reachability = Reachability(context.board, time.time)
+        bound_seconds = config.spec.stuck_after_seconds
+        self._stuck = StuckWatch(context.pool, context.resource, bound_seconds, context.board)
+        self._look_seconds = min(LOOK_SECONDS, bound_seconds / 4)
         self._routes = Routes(context.pool, context.resource)
         self._engine: Engine | None = None
         #: Of all engines this role had, see Engine.
@@ -143,6 +147,7 @@ class SagaRole:
             duration_bucket_bounds_ms=list(BOUNDS_MS),
             duration_bucket_counts=list(self._metrics.counts),
             active_by_revision=dict(self._engine.memory.by_revision()) if self._engine else None,
+            stuck=self._stuck.found if self._engine else None,
         )
 
     def routes(self) -> Sequence[web.RouteDef]:
@@ -176,7 +181,9 @@ class SagaRole:
             self._metrics.live.set(len(engine.memory))
             self._metrics.lanes.set(len(engine.memory.epochs))
             self._metrics.breakers(engine.breakers.circuits)
-            await pause(stop, LOOK_SECONDS)
+            await self._stuck.look(engine)
+            self._metrics.stuck(self._stuck.causes)
+            await pause(stop, self._look_seconds)
 
     def _tell_broken(self, instance: str, error: Exception) -> None:
         self._board.report(

@@ -25,7 +25,7 @@ WAIT_LIMIT_SECONDS: Final = 30
 WHO: Final = "Marty-User"
 _FIELDS: Final = frozenset({"business_key", "context"})
 _FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error", "revision"})
-_QUERY: Final = _FILTERS | {"limit", "after"}
+_QUERY: Final = _FILTERS | {"limit", "after", "stuck"}
 
 
 class Routes:
@@ -128,7 +128,10 @@ def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PAGE_LIMIT):
         raise InvalidDefinition("limit", f"{limit!r} is no number from 1 to {PAGE_LIMIT}", "correct it or leave it out")
     filters = {name: query[name] for name in _FILTERS & query.keys()}
-    chosen = selection(**filters, now_ms=now_ms())
+    stuck = query.get("stuck", "false")
+    if stuck not in {"true", "false"}:
+        raise InvalidDefinition("stuck", f"{stuck!r} is neither true nor false", "correct it or leave it out")
+    chosen = selection(**filters, stuck=stuck == "true", now_ms=now_ms())
     if "after" in query:
         below = span(query["after"])[0]
         chosen = replace(chosen, below_id=min(below, chosen.below_id or below))

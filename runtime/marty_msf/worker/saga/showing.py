@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +12,10 @@ from asyncpg import Connection
 from marty_msf.core.saga.definition import load
 from marty_msf.core.saga.history import Line, former_revisions, history, in_work
 from marty_msf.core.saga.instance import Instance
+from marty_msf.core.saga.journal import fold
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
+from marty_msf.worker.saga.surroundings import look_around
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,12 @@ class Portrait:
     #: The step being done or undone; empty for none.
     step: str
     lines: Sequence[Line]
+    #: What it waits for; empty when it waits for nothing, or for a person.
+    diagnosis: str
+    #: Since when it has made no progress.
+    progress_at: datetime
+    #: That is longer ago than its Saga allows.
+    stuck: bool
 
     def form(self) -> Mapping[str, Any]:
         """As JSON values, without the lines."""
@@ -34,6 +43,9 @@ class Portrait:
             "state": shown.state,
             "paused": self.instance.paused,
             "step": self.step or None,
+            "stuck": self.stuck,
+            "diagnosis": self.diagnosis or None,
+            "progress_at": self.progress_at.isoformat(),
             "error": shown.error,
             "started_at": shown.started_at.isoformat(),
             "ended_at": shown.ended_at.isoformat() if shown.ended_at else None,
@@ -55,7 +67,18 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
     )
     asked = [_line(verb) for verb in await saga_verb.of_instance(conn, instance) if not verb.done]
     lines = sorted([*past.lines, *asked], key=lambda line: line.at_ms)
-    return Portrait(shown, past.instance, in_work(definition, past.instance), lines)
+    folded = fold(definition, orjson.loads(shown.context), shown.entries)
+    progress_ms = folded.progress_ms or int(shown.started_at.timestamp() * 1000)
+    surroundings = await look_around(conn, [resource])
+    return Portrait(
+        shown,
+        past.instance,
+        in_work(definition, past.instance),
+        lines,
+        surroundings.diagnosis(resource, definition, folded),
+        datetime.fromtimestamp(progress_ms / 1000, UTC),
+        surroundings.stuck(resource, past.instance, progress_ms),
+    )
 
 
 def _line(verb: saga_verb.Verb) -> Line:
