@@ -37,6 +37,17 @@ async def stuck_after_seconds(conn: Connection, resources: Sequence[str]) -> Map
     return {row[0]: row[1] for row in await conn.fetch(STUCK_AFTER, list(resources))}
 
 
+KEEP: Final = """
+INSERT INTO marty.saga_definition (resource, revision, definition) VALUES ($1, $2, $3)
+ON CONFLICT (resource, revision) DO NOTHING
+"""
+
+
+async def keep_definition(conn: Connection, resource: str, revision: str, definition: bytes) -> None:
+    """Keep a revision for the instances that will follow it. It does not become the present one."""
+    await conn.execute(KEEP, resource, revision, definition)
+
+
 DEFINITIONS: Final = """
 SELECT revision, definition FROM marty.saga_definition WHERE resource = $1 AND revision = ANY($2::text[])
 """

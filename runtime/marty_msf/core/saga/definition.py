@@ -38,6 +38,8 @@ class Step:
     group: str | None = None
     call: CallForm = DEFAULT_CALL
     breaker: Breaker | None = None
+    #: Each instance brings data of its own for this step, see own_data.
+    own_data: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,7 @@ def _step(index: int, form: dict[str, Any]) -> Step:
         group=form.get("group"),
         call=_call(form.get("call"), f"{path}.call"),
         breaker=Breaker(**form["breaker"]) if form.get("breaker") else None,
+        own_data=form.get("own_data", False),
     )
 
 

@@ -44,6 +44,7 @@ from marty_msf.core.saga.events import (
 )
 from marty_msf.core.saga.instance import LIVE, Call, Happened, Instance, Operation, State, Transition, Wait
 from marty_msf.core.saga.migration import restored
+from marty_msf.core.saga.own_data import parted
 from marty_msf.core.saga.stages import (
     ENDED,
     called,
@@ -95,7 +96,10 @@ def advance(definition: Definition, instance: Instance, event: Event, now_ms: in
 def request_body(definition: Definition, instance: Instance, saga_id: str, call: Call) -> bytes:
     """The body of a call that `instance` has in flight, as the call contract defines it."""
     step = definition.steps[call.step]
-    body: dict[str, Any] = {"saga_id": saga_id, "step": step.name, "context": instance.context, "data": step.data}
+    context, data = instance.context, step.data
+    if step.own_data:
+        context, data = parted(step.name, context)
+    body: dict[str, Any] = {"saga_id": saga_id, "step": step.name, "context": context, "data": data}
     if call.undo:
         body["result"] = instance.happened[-1].result
     return orjson.dumps(body)

@@ -58,6 +58,15 @@ class Breakers:
         self.changed = asyncio.Event()
 
     @property
+    def asks_all(self) -> bool:
+        """See Gate."""
+        return False
+
+    def obstacle(self, live: Live, call: Call) -> str:
+        """See Gate."""
+        return f"the breaker of {live.definition.steps[call.step].service} was open"
+
+    @property
     def circuits(self) -> Mapping[str, Circuit]:
         """Every service that a breaker was asked about, as this pod sees it."""
         return MappingProxyType(self._circuits)

@@ -15,9 +15,8 @@ from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.ownership import any_of
-from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.gate import HeldCalls
+from marty_msf.worker.saga.gate import Gate, HeldCalls
 from marty_msf.worker.saga.memory import Live
 
 logger = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class CallPool:
     """Up to `size` calls at once, first come, first served, but for those that a breaker holds back."""
 
     def __init__(
-        self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None], gate: Breakers
+        self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None], gate: Gate
     ) -> None:
         """`done` hears of each call's outcome; one of a parallel group names its step."""
         self._gate = gate
@@ -118,7 +117,7 @@ class CallPool:
             if live.gone:
                 self._release(live, call)
                 continue
-            if step.breaker is not None and not self._passes(live, call):
+            if (step.breaker is not None or self._gate.asks_all) and not self._passes(live, call):
                 continue
             outcome: Outcome | None = None
             self._in_flight.add((live, call.step))
@@ -166,10 +165,8 @@ class CallPool:
                 self._queue.appendleft(admitted)
                 self._wake_one()
             for live, call in self._held.overdue(now_ms()):
-                service = live.definition.steps[call.step].service
-                self._tell(
-                    live, call, Failed(f"the deadline passed while the breaker of {service} was open", False, 0.0)
-                )
+                obstacle = self._gate.obstacle(live, call)
+                self._tell(live, call, Failed(f"the deadline passed while {obstacle}", False, 0.0))
             end_ms = self._held.next_end_ms()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if end_ms is None else max(end_ms - now_ms(), 0) / 1000):

@@ -11,25 +11,28 @@ from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
 
 
-class Definitions:
-    """All revisions of one saga. Raises InvalidDefinition when the current spec does not compile."""
+class Revisions:
+    """The revisions of one resource that were kept or loaded here. No one of them is the present one."""
 
-    def __init__(self, pool: asyncpg.Pool, resource: str, spec: SagaSpec) -> None:
+    #: What new instances follow; None where each start says that itself.
+    current: Definition | None = None
+
+    def __init__(self, pool: asyncpg.Pool, resource: str) -> None:
         self._pool = pool
         self._resource = resource
-        self._stored = stored_form(spec)
-        self._stuck_after_seconds = spec.stuck_after_seconds
-        #: What new instances follow.
-        self.current: Definition = load(self._stored)
-        self._known = {self.current.revision: self.current}
+        self._known: dict[str, Definition] = {}
 
     async def register(self) -> None:
-        """Keep the current revision in the database, before the first instance follows it."""
+        """Called before the first instance follows `current`."""
+
+    async def keep(self, definition: Definition, stored: bytes) -> None:
+        """Have a revision in the database, before the first instance follows it; at most once from here."""
+        if definition.revision in self._known:
+            return
         with translate():
             async with self._pool.acquire() as conn:
-                await saga_instance.register_definition(
-                    conn, self._resource, self.current.revision, self._stored, self._stuck_after_seconds
-                )
+                await saga_instance.keep_definition(conn, self._resource, definition.revision, stored)
+        self._known[definition.revision] = definition
 
     async def load(self, revisions: Collection[str]) -> None:
         """Have these revisions ready for `get`, as far as they exist."""
@@ -51,3 +54,28 @@ class Definitions:
                 "restore the row from a backup",
             )
         return self._known[revision]
+
+
+class Definitions(Revisions):
+    """All revisions of one saga. Raises InvalidDefinition when the current spec does not compile."""
+
+    current: Definition
+
+    def __init__(self, pool: asyncpg.Pool, resource: str, spec: SagaSpec) -> None:
+        super().__init__(pool, resource)
+        self.follow(spec)
+
+    def follow(self, spec: SagaSpec) -> None:
+        """New instances follow this spec. Raises InvalidDefinition."""
+        self._stored = stored_form(spec)
+        self._stuck_after_seconds = spec.stuck_after_seconds
+        self.current = load(self._stored)
+        self._known[self.current.revision] = self.current
+
+    async def register(self) -> None:
+        """Keep the current revision in the database, before the first instance follows it."""
+        with translate():
+            async with self._pool.acquire() as conn:
+                await saga_instance.register_definition(
+                    conn, self._resource, self.current.revision, self._stored, self._stuck_after_seconds
+                )

@@ -21,7 +21,7 @@ from marty_msf.core.saga.journal import Folded, decode, fold
 from marty_msf.store import saga_verb
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.moving import Mover
 
@@ -37,7 +37,7 @@ class Desk:
         pool: asyncpg.Pool,
         resource: str,
         memory: Memory,
-        definitions: Definitions,
+        definitions: Revisions,
         mover: Mover,
         tell: Callable[[Live, Verb], None],
         wake: asyncio.Event,

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.lanes import LANES
+from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Event, Restarted, Resumed, Started, Verb, Withdrawn
 from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
@@ -24,10 +26,12 @@ from marty_msf.worker.groups import first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.calls import Caller, CallPool
-from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.desk import Desk
+from marty_msf.worker.saga.gate import Gate
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.moving import Mover
+from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.starts import Receipt, Starter
 from marty_msf.worker.saga.waves import Waves
 
@@ -53,17 +57,19 @@ class Engine:
         *,
         resource: str,
         holder: str,
-        definitions: Definitions,
+        definitions: Revisions,
         caller: Caller,
         workers: int,
         ended: Callable[[Live], None],
         broken: Callable[[str, Exception], None],
         worked: dict[int, int],
         drain_seconds: float = DRAIN_SECONDS,
+        gate: Callable[[Breakers], Gate] = lambda breakers: breakers,
     ) -> None:
         """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
         here, `broken` of one that cannot be worked on: it is left as it is, and harms no other. `worked` is kept here
-        and outlives the engine: lane -> epoch in which this process last worked on it.
+        and outlives the engine: lane -> epoch in which this process last worked on it. `gate` puts something in front
+        of the breakers.
         """
         self._worked = worked
         self._pool = pool
@@ -81,7 +87,7 @@ class Engine:
         self._pending = asyncio.Event()
         scope = f"saga:{resource}"
         self.breakers = Breakers(pool, resource, holder)
-        self._calls = CallPool(caller, workers, self._tell, self.breakers)
+        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers))
         self._waves = Waves(
             self.memory,
             resource=resource,
@@ -95,19 +101,31 @@ class Engine:
             happened=self._happened,
             progress=self._progress,
         )
-        self.starter = Starter(
-            self.memory,
-            definitions.current,
-            resource=resource,
-            scope=scope,
-            holder=holder,
-            began=self._waves.obey,
-            pending=self._pending.set,
-            happened=self._happened,
+        self._starters = Starters(
+            partial(
+                Starter,
+                self.memory,
+                resource=resource,
+                scope=scope,
+                holder=holder,
+                began=self._waves.obey,
+                pending=self._pending.set,
+                happened=self._happened,
+            )
         )
         mover = Mover(pool, scope, holder, self.memory, definitions)
         self._desk = Desk(pool, resource, self.memory, definitions, mover, self._tell, self._pending)
         self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
+
+    @property
+    def starter(self) -> Starter:
+        """Starts instances of the present definition."""
+        assert self._definitions.current is not None
+        return self.starter_of(self._definitions.current)
+
+    def starter_of(self, definition: Definition) -> Starter:
+        """Starts instances that follow this definition, which the database has already."""
+        return self._starters.of(definition)
 
     async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
         """See Starter.start."""
@@ -126,7 +144,7 @@ class Engine:
         await self._definitions.register()
         try:
             async with self._connection() as conn, asyncio.TaskGroup() as tasks:
-                self.starter.open()
+                self._starters.open()
                 parts = [
                     tasks.create_task(self._write(conn)),
                     tasks.create_task(self._calls.run()),
@@ -141,7 +159,7 @@ class Engine:
             raise first_error(group) from group
         finally:
             self.ready.set()
-            self.starter.close()
+            self._starters.close()
             self.memory.close_lanes(set(self.memory.epochs))
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
@@ -181,8 +199,8 @@ class Engine:
         while True:
             self._happened.clear()
             wait_ms = self._waves.due()
-            if self.starter.waiting:
-                await self.starter.run_once(conn)
+            for starter in self._starters.waiting():
+                await starter.run_once(conn)
             if self._waves.waiting:
                 await self._waves.run_once(conn)
             elif not self._happened.is_set():

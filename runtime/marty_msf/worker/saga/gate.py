@@ -1,21 +1,49 @@
 """Calls that their service's breaker holds back: they keep their place, take no worker slot and use up no attempt."""
 
+import asyncio
 import heapq
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from typing import Protocol
 
 from marty_msf.core.saga.instance import Call
-from marty_msf.worker.saga.breaker import Breakers
+from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.memory import Live
 
 
-class HeldCalls:
-    """In the order they were held, by service."""
+class Gate(Protocol):
+    """Decides which calls may be made now."""
 
-    def __init__(self, gate: Breakers) -> None:
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set when calls held back may be admitted now."""
+        ...
+
+    @property
+    def asks_all(self) -> bool:
+        """Whether calls of steps without a breaker have to ask, too."""
+        ...
+
+    def admits(self, live: Live, call: Call) -> bool:
+        """Whether this call may be made now; then `settle` is owed once. A refused one is asked for again on `changed`."""
+        ...
+
+    def settle(self, live: Live, call: Call, outcome: Outcome | None) -> None:
+        """An admitted call has ended, None: without any answer."""
+        ...
+
+    def obstacle(self, live: Live, call: Call) -> str:
+        """What a refused call waits for, as in "while …"."""
+        ...
+
+
+class HeldCalls:
+    """In the order they were held, by service and direction: an undo may pass where doing may not."""
+
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self._by_service: dict[str, deque[tuple[Live, Call]]] = {}
+        self._by_service: dict[tuple[str, bool], deque[tuple[Live, Call]]] = {}
         self._ends: list[tuple[int, int, Live, Call]] = []
         self._ties = itertools.count()
         self._held: set[tuple[Live, int]] = set()
@@ -25,7 +53,7 @@ class HeldCalls:
 
     def hold(self, live: Live, call: Call) -> None:
         """Keep a call that was not admitted."""
-        service = live.definition.steps[call.step].service
+        service = live.definition.steps[call.step].service, call.undo
         self._by_service.setdefault(service, deque()).append((live, call))
         self._held.add((live, call.step))
         if call.not_after_ms is not None:

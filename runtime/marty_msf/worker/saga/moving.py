@@ -12,14 +12,14 @@ from marty_msf.core.saga.migration import carried, form, moved
 from marty_msf.store import saga_verb
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.definitions import Definitions
+from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.memory import Live, Memory
 
 
 class Mover:
     """Carries out `migrate` in the lanes of this process."""
 
-    def __init__(self, pool: asyncpg.Pool, scope: str, holder: str, memory: Memory, definitions: Definitions) -> None:
+    def __init__(self, pool: asyncpg.Pool, scope: str, holder: str, memory: Memory, definitions: Revisions) -> None:
         self._pool = pool
         self._scope = scope
         self._holder = holder
