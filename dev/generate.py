@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from dev.chart_values import example_values, reference_of_values
+from dev.metrics_page import reference_of_metrics
 from marty_msf.core.crd.definition import definition
 from marty_msf.core.crd.reference import reference
 from marty_msf.core.resources.kinds import KINDS
@@ -47,6 +48,7 @@ def outputs(root: Path = ROOT) -> Mapping[Path, str]:
     schema = json.loads((root / CHART / "values.schema.json").read_text())
     files[CHART / "values.yaml"] = example_values(schema)
     files[Path("docs/reference/chart-values.md")] = reference_of_values(schema)
+    files[Path("docs/reference/metrics.md")] = reference_of_metrics()
     return files
 
 

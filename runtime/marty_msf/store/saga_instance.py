@@ -187,3 +187,24 @@ SELECT coalesce(sum(started), 0)::bigint, coalesce(sum(completed), 0)::bigint, c
 async def totals(conn: Connection, resource: str) -> Totals:
     """From the counter rows and the live index; the instances themselves are not counted."""
     return Totals(*await conn.fetchrow(TOTALS, resource))
+
+
+# An entry begins with the milliseconds since 1970 at which it was made: `[1735689600000,…`.
+OLDEST_PARKED: Final = """
+SELECT coalesce(greatest(extract(epoch FROM clock_timestamp()) - min(last.at_ms) / 1000.0, 0), 0)::double precision
+  FROM (SELECT i.id FROM marty.saga_instance AS i
+         WHERE i.resource = $1 AND i.state = 'Parked' ORDER BY i.id LIMIT $2) AS parked
+ CROSS JOIN LATERAL (
+       SELECT convert_from(substring(j.entry FROM 2 FOR 13), 'UTF8')::bigint AS at_ms
+         FROM marty.saga_journal AS j WHERE j.id = parked.id ORDER BY j.seq DESC LIMIT 1) AS last
+"""
+PARKED_LOOKED_AT: Final = 200
+
+
+async def oldest_parked_seconds(conn: Connection, resource: str) -> float:
+    """For how long nothing has happened to the parked instance for which that is longest; 0 when none is parked.
+
+    Of many parked ones only the PARKED_LOOKED_AT that started first are looked at.
+    """
+    seconds: float = await conn.fetchval(OLDEST_PARKED, resource, PARKED_LOOKED_AT)
+    return seconds

@@ -2,29 +2,35 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.worker_config import SagaConfig
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
+from marty_msf.worker.saga.python_caller import StepCall
 from marty_msf.worker.saga.role import SagaRole
-from tests.integration.saga.sagas import Failing, Gated, Shop, ended, pool_of, spec, told
+from tests.integration.saga.sagas import ORDER, Failing, Gated, Shop, ended, pool_of, spec, told
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.postgres
 
 
 @asynccontextmanager
-async def working(url: str, saga: SagaSpec, shop: Shop) -> AsyncIterator[SagaRole]:
+async def working(
+    url: str, saga: SagaSpec, shop: Shop, registry: CollectorRegistry | None = None
+) -> AsyncIterator[SagaRole]:
     board = Board()
+    registry = registry or new_registry(board)
     async with pool_of(url) as pool:
-        context = Context(pool, f"test/{secrets.token_hex(4)}", "shop/orders", board, new_registry(board))
+        context = Context(pool, f"test/{secrets.token_hex(4)}", "shop/orders", board, registry)
         role = SagaRole(context, SagaConfig(namespace="shop", name="orders", spec=saga), shop.caller())
         assert role.local().active_by_revision is None, "nothing is known before it works"
         stop = asyncio.Event()
@@ -37,6 +43,20 @@ async def working(url: str, saga: SagaSpec, shop: Shop) -> AsyncIterator[SagaRol
         finally:
             task.cancel()
             await asyncio.wait({task})
+
+
+class Refusing(Shop):
+    """The payment refuses, and the undo's answer is lost, when asked to."""
+
+    refuses = loses = False
+
+    def __init__(self) -> None:
+        super().__init__(refuse=lambda _: self.refuses)
+
+    async def act(self, call: StepCall, action: str) -> Mapping[str, Any] | None:
+        if action == "release" and self.loses:
+            raise OSError("the answer was lost")
+        return await super().act(call, action)
 
 
 async def start(role: SagaRole, *keys: str) -> None:
@@ -74,3 +94,35 @@ async def test_an_instance_that_is_refused_at_once_counts_as_failed(postgres_url
         totals = await eventually(role.totals, lambda found: found.failed == 1)
 
     assert (totals.active, totals.compensated) == (0, 0)
+
+
+async def test_the_seeds_metrics_and_those_of_each_step_are_served(postgres_url: str, conn: asyncpg.Connection) -> None:
+    """saga_duration_histogram, saga_failure_rate, saga_compensation_rate and active_sagas_gauge, by the names of Prometheus."""
+    shop, registry = Refusing(), CollectorRegistry()
+    async with working(postgres_url, ORDER, shop, registry) as role:
+        await start(role, "fine", "also-fine")
+        await ended(conn, 2)
+        shop.refuses = True
+        await start(role, "refused")
+        await ended(conn, 3)
+        shop.loses = True
+        await start(role, "parked")
+        await ended(conn, 4)
+        await eventually(told(lambda: registry.get_sample_value("marty_saga_parked_oldest_seconds")), seconds=10)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"marty_saga_{name}", labels)
+
+    assert [
+        value("instances_ended_total", state=state) for state in ("Completed", "Compensated", "Parked", "Failed")
+    ] == [2, 1, 1, 0]
+    assert value("duration_seconds_count", state="Completed") == 2
+    assert value("duration_seconds_bucket", state="Completed", le="+Inf") == 2
+    assert (value("duration_seconds_sum", state="Completed") or 0) > 0
+    assert value("live_instances") is not None
+    assert value("step_duration_seconds_count", step="reserve", direction="do", outcome="succeeded") == 4
+    assert value("step_duration_seconds_count", step="charge", direction="do", outcome="refused") == 2
+    assert value("step_duration_seconds_count", step="reserve", direction="undo", outcome="succeeded") == 1
+    assert value("step_duration_seconds_count", step="reserve", direction="undo", outcome="unknown") == 3
+    assert value("step_retries_total", step="reserve", direction="undo") == 2
+    assert value("step_retries_total", step="reserve", direction="do") is None

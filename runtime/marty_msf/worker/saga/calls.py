@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Final, Protocol
 
 from marty_msf.core.saga.definition import Step
@@ -15,6 +16,7 @@ from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.ownership import any_of
+from marty_msf.worker.saga.call_numbers import CallNumbers
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.gate import Gate, HeldCalls
 from marty_msf.worker.saga.memory import Live
@@ -55,9 +57,15 @@ class CallPool:
     """Up to `size` calls at once, first come, first served, but for those that a breaker holds back."""
 
     def __init__(
-        self, caller: Caller, size: int, done: Callable[[Live, Outcome | Withdrawn], None], gate: Gate
+        self,
+        caller: Caller,
+        size: int,
+        done: Callable[[Live, Outcome | Withdrawn], None],
+        gate: Gate,
+        numbers: CallNumbers,
     ) -> None:
         """`done` hears of each call's outcome; one of a parallel group names its step."""
+        self._numbers = numbers
         self._gate = gate
         self._held = HeldCalls(gate)
         #: Calls in the queue that the gate has admitted.
@@ -121,12 +129,14 @@ class CallPool:
                 continue
             outcome: Outcome | None = None
             self._in_flight.add((live, call.step))
+            began = perf_counter()
             try:
                 outcome = await self._call(live, call)
             finally:
                 self._in_flight.discard((live, call.step))
                 if step.breaker is not None:
                     self._gate.settle(live, call, outcome)
+            self._numbers.called(step.name, call, outcome, perf_counter() - began)
             self._tell(live, call, outcome)
             turn += 1
             if turn % CALLS_PER_TURN == 0:

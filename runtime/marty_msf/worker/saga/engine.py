@@ -25,6 +25,7 @@ from marty_msf.store.database import translate
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.saga.breaker import Breakers
+from marty_msf.worker.saga.call_numbers import CallNumbers
 from marty_msf.worker.saga.calls import Caller, CallPool
 from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.desk import Desk
@@ -65,11 +66,12 @@ class Engine:
         worked: dict[int, int],
         drain_seconds: float = DRAIN_SECONDS,
         gate: Callable[[Breakers], Gate] = lambda breakers: breakers,
+        calls: CallNumbers | None = None,
     ) -> None:
         """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
         here, `broken` of one that cannot be worked on: it is left as it is, and harms no other. `worked` is kept here
         and outlives the engine: lane -> epoch in which this process last worked on it. `gate` puts something in front
-        of the breakers.
+        of the breakers. `calls` counts them.
         """
         self._worked = worked
         self._pool = pool
@@ -87,7 +89,7 @@ class Engine:
         self._pending = asyncio.Event()
         scope = f"saga:{resource}"
         self.breakers = Breakers(pool, resource, holder)
-        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers))
+        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers), calls or CallNumbers())
         self._waves = Waves(
             self.memory,
             resource=resource,

@@ -79,9 +79,10 @@ class SagaRole:
                 definitions=self._definitions,
                 caller=caller,
                 workers=self._spec.workers,
-                ended=self._metrics.ended,
+                ended=self._metrics.ended.ended,
                 broken=self._tell_broken,
                 worked=self._worked,
+                calls=self._metrics.calls,
             )
             self._engine = self._routes.engine = engine
             try:
@@ -145,7 +146,7 @@ class SagaRole:
             lanes=len(self._engine.memory.epochs) if self._engine else 0,
             started_at=self._started_at,
             duration_bucket_bounds_ms=list(BOUNDS_MS),
-            duration_bucket_counts=list(self._metrics.counts),
+            duration_bucket_counts=self._metrics.ended.counts,
             active_by_revision=dict(self._engine.memory.by_revision()) if self._engine else None,
             stuck=self._stuck.found if self._engine else None,
         )
@@ -183,7 +184,13 @@ class SagaRole:
             self._metrics.breakers(engine.breakers.circuits)
             await self._stuck.look(engine)
             self._metrics.stuck(self._stuck.causes)
+            self._metrics.parked_oldest.set(await self._oldest_parked_seconds())
             await pause(stop, self._look_seconds)
+
+    async def _oldest_parked_seconds(self) -> float:
+        with translate():
+            async with self._context.pool.acquire() as conn:
+                return await saga_instance.oldest_parked_seconds(conn, self._context.resource)
 
     def _tell_broken(self, instance: str, error: Exception) -> None:
         self._board.report(
