@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "resume": ("marty_msf.cli.saga_verbs", "resume", "Let a paused or parked instance go on."),
     "edit-context": ("marty_msf.cli.saga_verbs", "edit_context", "Change the context of a paused or parked instance."),
     "migrate": ("marty_msf.cli.saga_verbs", "migrate", "Move instances to another revision of the definition."),
+    "archive": ("marty_msf.cli.saga_history", "archive", "Write ended instances into a file, one a line."),
     "pause": ("marty_msf.cli.saga_verbs", "pause", "Begin nothing more until resume."),
 }
 

@@ -136,15 +136,15 @@ class Verb:
     answered_at: datetime | None
 
 
-OF_INSTANCE: Final = """
+OF_INSTANCES: Final = """
 SELECT id, instance, verb, arguments, asked_by, asked_at, done, answer, answered_at
-  FROM marty.saga_verb WHERE instance = $1 ORDER BY id
+  FROM marty.saga_verb WHERE instance = ANY($1::uuid[]) ORDER BY id
 """
 
 
-async def of_instance(conn: Connection, instance: UUID) -> list[Verb]:
-    """Everything people asked of an instance, in order."""
-    return [Verb(*row) for row in await conn.fetch(OF_INSTANCE, instance)]
+async def of_instances(conn: Connection, instances: Sequence[UUID]) -> list[Verb]:
+    """Everything people asked of these instances, in order."""
+    return [Verb(*row) for row in await conn.fetch(OF_INSTANCES, list(instances))]
 
 
 ANSWERS: Final = """

@@ -55,7 +55,7 @@ def selection(
     `state` has names separated by commas; `since` and `before` bound the start by an age (90s, 30m, 2h, 3d) or an ISO
     time; in `key` a `*` stands for anything. Raises InvalidDefinition.
     """
-    states = None if state is None else _states(state)
+    states = None if state is None else states_named(state)
     if states is None and (step is not None or stuck):
         states = tuple(sorted(it.value for it in (LIVE if stuck else OPEN)))
     return Selection(
@@ -70,7 +70,26 @@ def selection(
     )
 
 
-def _states(text: str) -> tuple[str, ...]:
+def moment_ms(path: str, text: str, now_ms: int) -> int:
+    """The time of an age (90s, 30m, 2h, 3d) or an ISO time, in milliseconds since 1970. Raises InvalidDefinition."""
+    if match := _AGE.fullmatch(text):
+        return now_ms - int(match[1]) * _SECONDS[match[2]] * 1000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidDefinition(
+            path, f"{text!r} is neither an age nor a time", "give 90s, 30m, 2h, 3d or 2026-01-31T12:00Z"
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def first_id(moment: int) -> UUID:
+    """Not above the id of any instance started at this time (milliseconds since 1970) or later."""
+    return UUID(bytes=uuid7(min(max(moment, 0), _LAST_MS), 0))
+
+
+def states_named(text: str) -> tuple[str, ...]:
+    """The states of a list with commas, in any case. Raises InvalidDefinition."""
     chosen = []
     for part in text.split(","):
         name = part.strip().lower()
@@ -81,20 +100,7 @@ def _states(text: str) -> tuple[str, ...]:
 
 
 def _id_at(path: str, text: str | None, now_ms: int) -> UUID | None:
-    """Smaller than the id of every instance started then or later."""
-    if text is None:
-        return None
-    if match := _AGE.fullmatch(text):
-        moment_ms = now_ms - int(match[1]) * _SECONDS[match[2]] * 1000
-    else:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise InvalidDefinition(
-                path, f"{text!r} is neither an age nor a time", "give 90s, 30m, 2h, 3d or 2026-01-31T12:00Z"
-            ) from None
-        moment_ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    return UUID(bytes=uuid7(min(max(moment_ms, 0), _LAST_MS), 0))
+    return None if text is None else first_id(moment_ms(path, text, now_ms))
 
 
 def _pattern(text: str | None) -> str | None:

@@ -65,7 +65,7 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
     past = history(
         definition, orjson.loads(shown.context), shown.entries, [load(stored[revision]) for revision in former]
     )
-    asked = [_line(verb) for verb in await saga_verb.of_instance(conn, instance) if not verb.done]
+    asked = [unjournaled(verb) for verb in await saga_verb.of_instances(conn, [instance]) if not verb.done]
     lines = sorted([*past.lines, *asked], key=lambda line: line.at_ms)
     folded = fold(definition, orjson.loads(shown.context), shown.entries)
     progress_ms = folded.progress_ms or int(shown.started_at.timestamp() * 1000)
@@ -81,7 +81,7 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
     )
 
 
-def _line(verb: saga_verb.Verb) -> Line:
+def unjournaled(verb: saga_verb.Verb) -> Line:
     """A verb that is not in the journal: refused, or still open."""
     detail = "not answered yet" if verb.done is None else f"refused: {verb.answer}"
     return Line(int(verb.asked_at.timestamp() * 1000), verb.verb, detail=detail, by=verb.by)
