@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from marty_msf.core.quantile import quantile
 from marty_msf.core.resources.kinds import KINDS, Role
 from marty_msf.core.worker_status import ProjectionTotals, RelayTotals, SagaTotals, WorkerStatus
 from marty_operator.conditions import Verdict, merged
@@ -75,15 +76,7 @@ def p95_ms(reports: Sequence[WorkerStatus]) -> int:
     bounds = next((r.local.duration_bucket_bounds_ms for r in reports if r.local.duration_bucket_bounds_ms), [])
     same = [r.local.duration_bucket_counts for r in reports if r.local.duration_bucket_bounds_ms == bounds]
     counts = [sum(column) for column in zip(*same, strict=False)]
-    rank, seen = 0.95 * sum(counts), 0
-    for index, count in enumerate(counts):
-        if count and seen + count >= rank:
-            if index >= len(bounds):
-                return _three_digits(bounds[-1])
-            lower = bounds[index - 1] if index else 0.0
-            return _three_digits(lower + (bounds[index] - lower) * (rank - seen) / count)
-        seen += count
-    return 0
+    return _three_digits(quantile(0.95, bounds, counts)) if bounds else 0
 
 
 def duration_text(milliseconds: float) -> str:

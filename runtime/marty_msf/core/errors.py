@@ -100,3 +100,15 @@ class OutboxOwned(MartyError):
 
 class OutboxRestored(MartyError):
     """The database's system identifier changed, so the stored cursor's transaction ids mean nothing any more."""
+
+
+class UnknownSaga(MartyError):
+    """There is no instance with this id among the sagas that were asked."""
+
+
+class BusinessKeyTaken(MartyError):
+    """A start names a business key whose instance follows other steps. Nothing was started; `saga_id` is that instance."""
+
+    def __init__(self, message: str, saga_id: str) -> None:
+        super().__init__(message)
+        self.saga_id = saga_id

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
+
+from marty_msf.core.errors import InvalidDefinition
 
 #: Data of the embedded PostgreSQL, of root and of everybody else.
 _OF_ROOT: Final = Path("/var/lib/marty/postgres")
@@ -21,6 +23,8 @@ class Settings:
     data_directory: Path
     #: MARTY_KAFKA_BOOTSTRAP_SERVERS: `host:port,…` of Kafka; None where nothing is consumed.
     kafka_bootstrap_servers: str | None
+    #: MARTY_SERVICES: `name=host:port,…` of services whose names are no addresses here.
+    services: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -30,12 +34,24 @@ class Settings:
             database_url=environment.get("MARTY_DATABASE_URL") or None,
             data_directory=Path(directory) if directory else _default(environment),
             kafka_bootstrap_servers=environment.get("MARTY_KAFKA_BOOTSTRAP_SERVERS") or None,
+            services=_services(environment.get("MARTY_SERVICES", "")),
         )
 
 
 def from_process() -> Settings:
     """The settings of this process."""
     return Settings.from_environment(os.environ)
+
+
+def _services(text: str) -> Mapping[str, str]:
+    """Raises InvalidDefinition."""
+    services = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, address = part.partition("=")
+        if not (name and equals and address):
+            raise InvalidDefinition("MARTY_SERVICES", f"{part!r} is no name=host:port", "correct it")
+        services[name] = address
+    return services
 
 
 def _default(environment: Mapping[str, str]) -> Path:

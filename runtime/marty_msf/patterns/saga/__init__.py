@@ -1,6 +1,22 @@
-"""Steps of sagas as functions of your own, run by the worker pods of a Saga resource; see docs/how-to/saga.md."""
+"""Sagas in Python: run by your own process (docs/how-to/saga-library.md), or as functions of a Saga's pods (saga.md)."""
 
+from marty_msf.core.errors import BusinessKeyTaken, UnknownSaga
+from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
+from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
+from marty_msf.worker.saga.circuit_mark import circuit_breaker
 from marty_msf.worker.saga.handlers import StepContext, StepHandler, saga_compensation, saga_step
 from marty_msf.worker.saga.python_caller import StepRejected
 
-__all__ = ["StepContext", "StepHandler", "StepRejected", "saga_compensation", "saga_step"]
+__all__ = [
+    "BusinessKeyTaken",
+    "SagaMetrics",
+    "SagaOrchestrator",
+    "SagaStatus",
+    "StepContext",
+    "StepHandler",
+    "StepRejected",
+    "UnknownSaga",
+    "circuit_breaker",
+    "saga_compensation",
+    "saga_step",
+]

@@ -16,9 +16,11 @@ from typing import Any, Final, TypeAlias, TypeVar, overload
 import orjson
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.circuit_mark import breaker_of
 from marty_msf.worker.saga.python_caller import StepRejected
 
 #: Of functions that are no coroutines, in each process.
@@ -129,6 +131,21 @@ class Handlers:
     def has(self, step: str, *, undo: bool) -> bool:
         """Whether a function does (or undoes) the step."""
         return _Mark(step, undo) in self._handlers
+
+    def breaker(self, step: str) -> Breaker | None:
+        """The circuit breaker that the functions of a step are marked with. Raises InvalidDefinition when they differ."""
+        found = {
+            breaker
+            for undo in (False, True)
+            if (breaker := breaker_of(self._handlers.get(_Mark(step, undo)))) is not None
+        }
+        if len(found) > 1:
+            raise InvalidDefinition(
+                f"handlers of {step!r}",
+                "do and undo are marked with different circuit breakers, but the step has one",
+                "mark both alike, or one only",
+            )
+        return next(iter(found), None)
 
     async def registered(self, step: str, *, undo: bool) -> None:
         """Return once a function for it is registered."""

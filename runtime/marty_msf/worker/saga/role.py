@@ -161,6 +161,7 @@ class SagaRole:
             yield self._caller
             return
         handlers = user_code.load(self._spec)
+        self._definitions.follow(user_code.guarded(self._spec, handlers))
         try:
             async with session(self._spec.workers) as client:
                 http = HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))

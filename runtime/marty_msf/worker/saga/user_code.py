@@ -4,6 +4,7 @@ from importlib import import_module
 
 from marty_msf.core.errors import HandlersUnusable, InvalidDefinition
 from marty_msf.core.resources.saga import SagaSpec
+from marty_msf.core.resources.saga_step import CircuitBreaker
 from marty_msf.worker.saga.handlers import Handlers
 
 
@@ -37,3 +38,24 @@ def load(spec: SagaSpec) -> Handlers:
                     f" @{mark}({handler!r}): add it or correct the name"
                 )
     return handlers
+
+
+def guarded(spec: SagaSpec, handlers: Handlers) -> SagaSpec:
+    """The spec with the circuit breakers that its functions are marked with; where it says one itself, that counts.
+
+    Raises HandlersUnusable when they do not fit together.
+    """
+    steps = []
+    try:
+        for step in spec.steps:
+            python = step.call.python if step.call else None
+            mark = handlers.breaker(python.handler) if python and step.circuit_breaker is None else None
+            if mark is not None:
+                breaker = CircuitBreaker(failure_threshold=mark.failure_threshold, open_seconds=mark.open_seconds)
+                step = step.model_copy(update={"circuit_breaker": breaker})
+            steps.append(step)
+        if steps == spec.steps:
+            return spec
+        return SagaSpec.model_validate({**spec.model_dump(by_alias=True, exclude_none=True), "steps": steps})
+    except InvalidDefinition as error:
+        raise HandlersUnusable(f"@circuit_breaker in {spec.runtime and spec.runtime.handlers}: {error}") from error

@@ -1,0 +1,164 @@
+"""What an orchestrator runs between start and stop: the same engine as the pods of a Saga, supervised the same way."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from marty_msf.core.errors import DatabaseUnavailable
+from marty_msf.core.worker_config import SECRETS_DIRECTORY
+from marty_msf.core.worker_status import ProblemReason
+from marty_msf.patterns.saga.calling import LibraryCaller
+from marty_msf.patterns.saga.compiling import Compiled
+from marty_msf.patterns.saga.gate import HandlerGate
+from marty_msf.worker.backoff import pause
+from marty_msf.worker.groups import first_error
+from marty_msf.worker.role import Context
+from marty_msf.worker.saga.breaker import Breakers
+from marty_msf.worker.saga.definitions import Revisions
+from marty_msf.worker.saga.engine import Engine
+from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.http_caller import HttpCaller, session
+from marty_msf.worker.saga.memory import Live
+from marty_msf.worker.saga.metrics import SagaMetrics
+from marty_msf.worker.saga.reachability import Reachability
+from marty_msf.worker.saga.secret_files import SecretFiles
+from marty_msf.worker.saga.starts import Receipt
+from marty_msf.worker.saga.stuck import StuckWatch
+from marty_msf.worker.saga.surroundings import DEFAULT_STUCK_AFTER_SECONDS
+from marty_msf.worker.service import supervise
+
+LOOK_SECONDS: Final = 5.0
+#: Until the engine has its lanes, however busy the database is.
+START_SECONDS: Final = 30.0
+
+
+class Running:
+    """Works on the sagas of one name, again and again after losses of the database, until `stop`."""
+
+    def __init__(self, context: Context, handlers: Handlers, services: Mapping[str, str], workers: int) -> None:
+        self.context = context
+        self.metrics = SagaMetrics(context.registry)
+        self._handlers = handlers
+        self._services = services
+        self._workers = workers
+        self._revisions = Revisions(context.pool, context.resource)
+        self._reachability = Reachability(context.board, time.time)
+        self._stuck = StuckWatch(context.pool, context.resource, DEFAULT_STUCK_AFTER_SECONDS, context.board)
+        self._engine: Engine | None = None
+        self._gate: HandlerGate | None = None
+        self._worked: dict[int, int] = {}
+        self._ready = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        #: Who waits for the end of an instance, by its id.
+        self._ends: dict[str, set[asyncio.Event]] = {}
+
+    async def start(self) -> None:
+        """Begin, and return once it takes sagas. Raises DatabaseUnavailable when it does not come to that."""
+        self._task = asyncio.create_task(supervise(self, self.context.pool, self.context.board, self._stop))
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._ready.wait()
+        except BaseException as error:
+            await self.stop()
+            if not isinstance(error, TimeoutError):
+                raise
+            problems = "; ".join(problem.message for problem in self.context.board.current())
+            raise DatabaseUnavailable(
+                f"no work began within {START_SECONDS:.0f} s: {problems or 'try again'}"
+            ) from None
+
+    async def stop(self) -> None:
+        """Let calls in flight end, within bounds, and hand the lanes back."""
+        self._stop.set()
+        if self._task:
+            await asyncio.wait({self._task})
+            if not self._task.cancelled():
+                self._task.result()
+
+    async def begin(self, compiled: Compiled, business_key: str, context: Mapping[str, object]) -> Receipt:
+        """Start an instance. Raises InvalidDefinition, DatabaseUnavailable."""
+        await self._revisions.keep(compiled.definition, compiled.stored)
+        if self._engine is None:
+            raise DatabaseUnavailable(
+                "no sagas are taken now, the database was lost: ask again with the same business_key"
+            )
+        return await self._engine.starter_of(compiled.definition).start(business_key, context)
+
+    def handlers_changed(self) -> None:
+        """A handler was registered."""
+        if self._gate:
+            self._gate.handlers_changed()
+
+    def missing(self) -> list[str]:
+        """Handlers that instances wait for, as sentences."""
+        return self._gate.missing() if self._gate else []
+
+    async def end_of(self, saga_id: str, seconds: float) -> None:
+        """Return when this instance ends or is parked in this process, or after `seconds`."""
+        ended = asyncio.Event()
+        self._ends.setdefault(saga_id, set()).add(ended)
+        try:
+            await pause(ended, seconds)
+        finally:
+            waiting = self._ends[saga_id]
+            waiting.discard(ended)
+            if not waiting:
+                del self._ends[saga_id]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """See Role.run. Raises DatabaseUnavailable."""
+        context = self.context
+        context.board.clear(ProblemReason.INTERNAL_ERROR)
+        async with session(self._workers) as client:
+            http = HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
+            engine = Engine(
+                context.pool,
+                resource=context.resource,
+                holder=context.holder,
+                definitions=self._revisions,
+                caller=LibraryCaller(self._handlers, http, self._services),
+                workers=self._workers,
+                ended=self._ended,
+                broken=self._tell_broken,
+                worked=self._worked,
+                gate=self._gated,
+            )
+            self._engine = engine
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(engine.run(stop))
+                    tasks.create_task(self._look(engine, stop))
+            except BaseExceptionGroup as group:
+                raise first_error(group) from group
+            finally:
+                self._engine = self._gate = None
+
+    def _gated(self, breakers: Breakers) -> HandlerGate:
+        self._gate = HandlerGate(breakers, self._handlers)
+        return self._gate
+
+    def _ended(self, live: Live) -> None:
+        self.metrics.ended(live)
+        for waiting in self._ends.get(live.text, ()):
+            waiting.set()
+
+    async def _look(self, engine: Engine, stop: asyncio.Event) -> None:
+        await engine.ready.wait()
+        self.context.board.clear(
+            ProblemReason.STARTING, ProblemReason.DATABASE_UNAVAILABLE, ProblemReason.SCHEMA_OUTDATED
+        )
+        self._ready.set()
+        while not stop.is_set():
+            self._reachability.look()
+            await self._stuck.look(engine)
+            await pause(stop, LOOK_SECONDS)
+
+    def _tell_broken(self, instance: str, error: Exception) -> None:
+        self.context.board.report(
+            ProblemReason.INTERNAL_ERROR,
+            f"saga {instance} cannot go on and is left as it is; the others do: {type(error).__name__}: {error}",
+            blocking=False,
+        )
