@@ -20,7 +20,6 @@ from marty_msf.patterns.saga import (
     UnknownSaga,
     circuit_breaker,
 )
-from tests.integration.saga.sagas import told
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.postgres

@@ -11,6 +11,7 @@ from typing import Any, Final, Self, TypeVar
 from uuid import UUID
 
 import asyncpg
+from prometheus_client import CollectorRegistry
 
 from marty_msf.core.errors import BusinessKeyTaken, MartyError, NotRunning, UnknownSaga
 from marty_msf.core.quantile import quantile
@@ -218,8 +219,13 @@ class SagaOrchestrator:
             parked_sagas=found.parked,
             active_sagas=max(found.started - ended - found.parked, 0),
             average_duration_ms=round(found.duration_ms / ended, 1) if ended else 0.0,
-            p95_duration_ms=round(quantile(0.95, BOUNDS_MS, running.metrics.counts), 1),
+            p95_duration_ms=round(quantile(0.95, BOUNDS_MS, running.metrics.ended.counts), 1),
         )
+
+    @property
+    def prometheus_registry(self) -> CollectorRegistry:
+        """What `prometheus_client` can expose: the metrics that a Saga's pods have, of this process. Raises NotRunning."""
+        return self._at_work().context.registry
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""

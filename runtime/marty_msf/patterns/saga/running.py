@@ -12,6 +12,8 @@ from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.saga.calling import LibraryCaller
 from marty_msf.patterns.saga.compiling import Compiled
 from marty_msf.patterns.saga.gate import HandlerGate
+from marty_msf.store import saga_instance
+from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.role import Context
@@ -125,6 +127,7 @@ class Running:
                 broken=self._tell_broken,
                 worked=self._worked,
                 gate=self._gated,
+                calls=self.metrics.calls,
             )
             self._engine = engine
             try:
@@ -141,7 +144,7 @@ class Running:
         return self._gate
 
     def _ended(self, live: Live) -> None:
-        self.metrics.ended(live)
+        self.metrics.ended.ended(live)
         for waiting in self._ends.get(live.text, ()):
             waiting.set()
 
@@ -153,7 +156,15 @@ class Running:
         self._ready.set()
         while not stop.is_set():
             self._reachability.look()
+            self.metrics.live.set(len(engine.memory))
+            self.metrics.lanes.set(len(engine.memory.epochs))
+            self.metrics.breakers(engine.breakers.circuits)
             await self._stuck.look(engine)
+            self.metrics.stuck(self._stuck.causes)
+            with translate():
+                async with self.context.pool.acquire() as conn:
+                    oldest_seconds = await saga_instance.oldest_parked_seconds(conn, self.context.resource)
+            self.metrics.parked_oldest.set(oldest_seconds)
             await pause(stop, LOOK_SECONDS)
 
     def _tell_broken(self, instance: str, error: Exception) -> None:
