@@ -34,6 +34,7 @@ from marty_msf.core.saga.events import (
     SkipStep,
     Started,
     Succeeded,
+    Unlock,
     Unusable,
     Withdrawn,
 )
@@ -60,6 +61,7 @@ EVENTS: Final[Sequence[Event]] = (
     SkipStep("…"),
     Resume("…"),
     Pause("…"),
+    Unlock("…"),
     Locked(),
     LockRefused("…"),
     LockLost("…"),
@@ -81,6 +83,7 @@ WORDS: Final[Mapping[type[Event], str]] = {
     SkipStep: "verb skip-step",
     Resume: "verb resume",
     Pause: "verb pause",
+    Unlock: "verb unlock",
     Locked: "lock held",
     LockRefused: "lock refused",
     LockLost: "lock lost",

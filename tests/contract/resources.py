@@ -36,6 +36,7 @@ GROUPED = _resource(
     "grouped",
     {
         "maxParallelSteps": 2,
+        "semanticLock": {"keys": ["'order:' + context.order_id", "context.customer_id"]},
         "steps": [
             {"name": "check_customer", "service": "customer", "action": "check", "parallelGroup": "checks"},
             {"name": "check_stock", "service": "inventory", "action": "check", "parallelGroup": "checks"},

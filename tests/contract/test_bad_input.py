@@ -233,6 +233,30 @@ BAD = {
         "spec.steps",
         'step "charge" has another circuitBreaker than a step of the same service, which has only one',
     ),
+    "lock without a key": Bad(
+        SAGA,
+        change("spec.semanticLock", {"leaseSeconds": 60}),
+        "spec.semanticLock",
+        "has no key, or both forms: give exactly one of key and keys",
+    ),
+    "lock with both forms of key": Bad(
+        SAGA,
+        change("spec.semanticLock", {"key": "context.order", "keys": ["context.order"]}),
+        "spec.semanticLock",
+        "give exactly one of key and keys",
+    ),
+    "lock whose lease is shorter than a change of owner": Bad(
+        SAGA,
+        change("spec.semanticLock", {"key": "context.order", "leaseSeconds": 5}),
+        "spec.semanticLock.leaseSeconds",
+        "greater than or equal to 30",
+    ),
+    "lock that does something else on conflict": Bad(
+        SAGA,
+        change("spec.semanticLock", {"key": "context.order", "onConflict": "Steal"}),
+        "spec.semanticLock.onConflict",
+        'supported values: "Wait", "Reject"',
+    ),
     "no database": Bad(SAGA, remove("spec.database"), "spec.database", "Required value"),
     "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
     "brokers without a port": Bad(

@@ -13,6 +13,7 @@ from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import HttpCall
+from marty_msf.core.resources.semantic_lock import key_sources
 from marty_msf.core.saga.url_template import Template
 
 
@@ -36,6 +37,9 @@ def _check_saga(spec: SagaSpec) -> None:
             _check_condition(spec, index, Expression(step.condition, f"{path}.condition"))
         if step.call is not None and step.call.http is not None:
             _check_urls(step.call.http, f"{path}.call.http")
+    if spec.semantic_lock is not None:
+        for path, source in key_sources("spec.semanticLock", spec.semantic_lock):
+            check(source, path)
     for index, trigger in enumerate(spec.triggers):
         path = f"spec.triggers[{index}].kafka"
         for name, source in trigger.kafka.context.items():

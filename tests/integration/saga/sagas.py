@@ -134,13 +134,14 @@ async def engine(
     drain_seconds: float = 5,
     holder: str | None = None,
     worked: dict[int, int] | None = None,
+    resource: str = RESOURCE,
 ) -> AsyncIterator[Running]:
     broken: dict[str, str] = {}
     it = Engine(
         pool,
-        resource=RESOURCE,
+        resource=resource,
         holder=holder or f"test/{secrets.token_hex(4)}",
-        definitions=Definitions(pool, RESOURCE, saga),
+        definitions=Definitions(pool, resource, saga),
         caller=caller,
         workers=saga.workers,
         ended=lambda _: None,

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.code import Runtime
 from marty_msf.core.resources.saga_step import CircuitBreaker, Step, check_step
+from marty_msf.core.resources.semantic_lock import SemanticLock, check_lock
 from marty_msf.core.resources.spec import (
     EventType,
     Expression,
@@ -130,6 +131,9 @@ class SagaSpec(Workload):
     compensation_defaults: CompensationDefaults = Field(
         default_factory=lambda: CompensationDefaults(), description="How steps are undone."
     )
+    semantic_lock: SemanticLock | None = Field(
+        None, description="What an instance works on alone, from its first step to its end."
+    )
     triggers: list[Trigger] = Field(
         default_factory=list, max_length=16, description="What starts instances, besides POST /v1/sagas."
     )
@@ -204,6 +208,12 @@ class SagaSpec(Workload):
                     "needs spec.runtime.handlers, which is missing",
                     "name the module that registers it",
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _lock_has_a_key(self) -> Self:
+        if self.semantic_lock:
+            check_lock("spec.semanticLock", self.semantic_lock)
         return self
 
     @model_validator(mode="after")

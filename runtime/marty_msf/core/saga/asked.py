@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Verb
+from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Unlock, Verb
 
 #: By the name on the command line, in URLs and in the database.
 VERBS: Final[Mapping[str, type[Verb]]] = {
@@ -15,6 +15,7 @@ VERBS: Final[Mapping[str, type[Verb]]] = {
     "resume": Resume,
     "edit-context": EditContext,
     "pause": Pause,
+    "unlock": Unlock,
 }
 NAMES: Final[Mapping[type[Verb], str]] = {kind: name for name, kind in VERBS.items()}
 MIGRATE: Final = "migrate"
@@ -63,6 +64,8 @@ def event(verb: str, arguments: Mapping[str, Any], by: str, number: int | None, 
             return Retry(by, number)
         case "resume":
             return Resume(by, number)
+        case "unlock":
+            return Unlock(by, number)
         case _:
             return Pause(by, number)
 

@@ -11,6 +11,7 @@ import orjson
 from marty_msf.core.expressions import Expression
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import Call, CircuitBreaker
+from marty_msf.core.resources.semantic_lock import SemanticLock, key_sources
 from marty_msf.core.resources.spec import Retry
 from marty_msf.core.retry import RetryPolicy
 from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, CallForm, HttpCall, PythonCall, SecretFile, SecretHeader
@@ -18,7 +19,8 @@ from marty_msf.core.saga.url_template import Template
 
 #: Rises when stored definitions change their form; every older form stays readable as long as instances may pin it.
 #: 1: one step after the other, each POST http://<service>/<action>. 2: groups, `call`, circuit breaker.
-FORMAT: Final = 2
+#: 3: locks, step cache, Kafka calls.
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def stored_form(spec: SagaSpec) -> bytes:
             "timeout_ms": spec.timeout_seconds * 1000,
             "undo_retry": asdict(_policy(spec.compensation_defaults.retry)),
             "max_parallel_steps": spec.max_parallel_steps,
+            "lock": _lock_form(spec.semantic_lock),
             "steps": [
                 {
                     "name": step.name,
@@ -113,7 +116,25 @@ def load(stored: bytes) -> Definition:
         steps=steps,
         stages=_stages(steps),
         max_parallel_steps=form.get("max_parallel_steps", 1),
+        lock=_lock(form.get("lock")),
     )
+
+
+def _lock_form(lock: SemanticLock | None) -> Mapping[str, Any] | None:
+    if lock is None:
+        return None
+    return {
+        "keys": key_sources("spec.semanticLock", lock),
+        "lease_seconds": lock.lease_seconds,
+        "reject": lock.on_conflict == "Reject",
+    }
+
+
+def _lock(form: Mapping[str, Any] | None) -> Lock | None:
+    if form is None:
+        return None
+    keys = tuple(Expression(source, path) for path, source in form["keys"])
+    return Lock(keys, form["lease_seconds"], form["reject"])
 
 
 def _stages(steps: Sequence[Step]) -> tuple[tuple[int, ...], ...]:

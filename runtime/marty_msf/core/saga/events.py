@@ -189,6 +189,15 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlock:
+    """A person takes the semantic lock from a parked or paused instance; it gets it again before it goes on."""
+
+    TAG: ClassVar[str] = "unlock"
+    by: str
+    verb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Migrated:
     """A person moved the instance to another revision. What was before is read by the former one only."""
 
@@ -201,7 +210,7 @@ class Migrated:
 
 
 Answer: TypeAlias = Succeeded | Unusable | Rejected | Failed | Misconfigured | Resumed | Restarted | Withdrawn
-Verb: TypeAlias = Cancel | Retry | SkipStep | Resume | EditContext | Pause
+Verb: TypeAlias = Cancel | Retry | SkipStep | Resume | EditContext | Pause | Unlock
 Event: TypeAlias = Started | Answer | Due | Broken | Locked | LockRefused | LockLost | Verb | Migrated
 
 _TYPES: Final[Mapping[str, type[Event]]] = {kind.TAG: kind for kind in get_args(Event)}

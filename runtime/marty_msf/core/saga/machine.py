@@ -39,6 +39,7 @@ from marty_msf.core.saga.events import (
     SkipStep,
     Started,
     Succeeded,
+    Unlock,
     Unusable,
     Withdrawn,
 )
@@ -87,7 +88,7 @@ def advance(definition: Definition, instance: Instance, event: Event, now_ms: in
         case Migrated(instance=values):
             moved = restored(values)
             return moved, standing(definition, moved)
-        case Cancel() | Retry() | SkipStep() | Resume() | EditContext() | Pause():
+        case Cancel() | Retry() | SkipStep() | Resume() | EditContext() | Pause() | Unlock():
             return intervene(definition, instance, event, now_ms)
         case _:
             return _answered(definition, instance, _called(instance, event, event.step), event, now_ms)

@@ -32,7 +32,10 @@ def moved(old: Definition, new: Definition, instance: Instance, names: Mapping[s
             _refuse("it is in the middle of a parallel group", "let the group end first: resume it, and pause it later")
         stage = _stage(new, operations, {steps[index] for index in range(first) if index in steps})
         _check_pivot(new, instance, stage)
-    return replace(instance, happened=happened, operations=operations, stage=stage)
+    state = instance.state
+    if state is State.WAITING and new.lock is None:
+        state = State.COMPENSATING if any(it.undo for it in operations) else State.RUNNING
+    return replace(instance, state=state, happened=happened, operations=operations, stage=stage)
 
 
 def parsed(text: str) -> Mapping[str, str]:

@@ -32,6 +32,8 @@ from marty_msf.core.saga.instance import (
 )
 
 ENDED: Final[Commands] = (End(),)
+#: Of a semantic lock's key; an index entry of the database bounds it.
+KEY_CHARACTERS: Final = 512
 
 
 def go_on(definition: Definition, instance: Instance, now_ms: int) -> Transition:
@@ -159,7 +161,11 @@ def acquire(definition: Definition, instance: Instance) -> Transition:
         if isinstance(key, bool) or not isinstance(key, str | int):
             problem = f"{expression.path}: {expression.source!r} gave {key!r}: let it give text or an integer"
             return replace(instance, state=State.PARKED, error=joined(instance.error, problem)), ENDED
-        keys.add(str(key))
+        text = str(key)
+        if not 1 <= len(text) <= KEY_CHARACTERS or "\0" in text:
+            problem = f"{expression.path}: gave {len(text)} characters or a NUL: let it give 1 to {KEY_CHARACTERS}"
+            return replace(instance, state=State.PARKED, error=joined(instance.error, problem)), ENDED
+        keys.add(text)
     # Who has something to undo cannot be sent away.
     asked = Acquire(tuple(sorted(keys)), lock.reject and not instance.happened)
     waiting = replace(instance, state=State.WAITING)

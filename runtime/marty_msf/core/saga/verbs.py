@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from marty_msf.core.errors import IllegalTransition
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Verb
+from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Unlock, Verb
 from marty_msf.core.saga.instance import (
     LIVE,
     Happened,
@@ -20,7 +20,7 @@ from marty_msf.core.saga.instance import (
 )
 from marty_msf.core.saga.stages import final, go_on, operation_name, stage_over, standing, turn_back
 
-VERBS: Final = (Cancel, Retry, SkipStep, Resume, EditContext, Pause)
+VERBS: Final = (Cancel, Retry, SkipStep, Resume, EditContext, Pause, Unlock)
 
 
 def refusal(definition: Definition, instance: Instance, verb: Verb, now_ms: int) -> str | None:  # noqa: ARG001
@@ -46,6 +46,8 @@ def refusal(definition: Definition, instance: Instance, verb: Verb, now_ms: int)
             return _not_stuck(instance)
         case SkipStep(_, step):
             return _not_stuck(instance) or _not_that(definition, instance, step)
+        case Unlock():
+            return _no_unlock(definition, instance)
 
 
 def effect(definition: Definition, instance: Instance, verb: Verb, now_ms: int) -> str:
@@ -63,6 +65,8 @@ def effect(definition: Definition, instance: Instance, verb: Verb, now_ms: int) 
             return "goes on where it is paused"
         case Resume():
             return f"calls {names} again with the same idempotency key" if names else "goes on behind where it parked"
+        case Unlock():
+            return "gives its semantic lock to the next waiter, and waits for it again before it goes on"
         case Retry():
             return f"calls {names} as a new call: its idempotency key changes"
         case EditContext(_, patch):
@@ -83,6 +87,8 @@ def intervene(definition: Definition, instance: Instance, verb: Verb, now_ms: in
     match verb:
         case Pause():
             return replace(instance, paused_ms=now_ms), ()
+        case Unlock():
+            return replace(instance, locked=False), ()
         case EditContext(_, patch):
             return replace(instance, context=_patched(instance.context, patch)), ()
         case Cancel(by):
@@ -112,6 +118,18 @@ def _no_cancel(definition: Definition, instance: Instance) -> str | None:
         if it.until_ms is not None and it.unknown and final(definition, it):
             name = definition.steps[it.step].name
             return f"the pivot {name} may have happened and cannot be undone: resume, retry or skip-step"
+    return None
+
+
+def _no_unlock(definition: Definition, instance: Instance) -> str | None:
+    if definition.lock is None:
+        return "its saga has no semanticLock: it holds none"
+    if not _at_rest(instance):
+        return "it may be at work under its lock: pause it first"
+    if in_flight(instance):
+        return "a call of it is in flight: ask again when it has ended"
+    if instance.state is State.WAITING:
+        return "it waits for its lock and holds none"
     return None
 
 

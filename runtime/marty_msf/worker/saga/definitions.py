@@ -22,6 +22,11 @@ class Revisions:
         self._resource = resource
         self._known: dict[str, Definition] = {}
 
+    @property
+    def locking(self) -> bool:
+        """Whether a revision known here has a semantic lock."""
+        return any(definition.lock is not None for definition in self._known.values())
+
     async def register(self) -> None:
         """Called before the first instance follows `current`."""
 

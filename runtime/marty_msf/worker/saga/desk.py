@@ -7,6 +7,7 @@ whether it was done, and in the row's own answer, which is written after the com
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import Final
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -14,7 +15,7 @@ import orjson
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga import asked, verbs
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Migrated, Verb
+from marty_msf.core.saga.events import Migrated, Unlock, Verb
 from marty_msf.core.saga.history import whereabouts
 from marty_msf.core.saga.instance import LIVE
 from marty_msf.core.saga.journal import Folded, decode, fold
@@ -22,6 +23,7 @@ from marty_msf.store import saga_verb
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.definitions import Revisions
+from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.moving import Mover
 
@@ -39,6 +41,7 @@ class Desk:
         memory: Memory,
         definitions: Revisions,
         mover: Mover,
+        locks: Locks,
         tell: Callable[[Live, Verb], None],
         wake: asyncio.Event,
     ) -> None:
@@ -48,6 +51,7 @@ class Desk:
         self._memory = memory
         self._definitions = definitions
         self._mover = mover
+        self._locks = locks
         self._tell = tell
         self._wake = wake
         #: Told and not settled yet, by the verb's number.
@@ -79,7 +83,10 @@ class Desk:
         """The verb is durable, or was refused when its turn came and changed nothing."""
         if event.verb is not None:
             self._told.pop(event.verb, None)
-            self._answer(event.verb, refusal is None, refusal or whereabouts(live.definition, live.instance))
+            if refusal is None:
+                self._done(event, event.verb, live.id, live.lane, whereabouts(live.definition, live.instance))
+            else:
+                self._answer(event.verb, False, refusal)
         if live.instance.state not in LIVE and not live.gone:
             self._memory.remove(live)
 
@@ -97,7 +104,8 @@ class Desk:
             self._answer(it.number, False, str(error))
             return
         if _journaled(it):
-            self._answer(it.number, True, whereabouts(definition, live.instance if live else folded.instance))
+            text = whereabouts(definition, live.instance if live else folded.instance)
+            self._done(event, it.number, it.instance, it.lane, text)
         elif live is not None:
             self._told[it.number] = live
             self._tell(live, event)
@@ -124,6 +132,13 @@ class Desk:
         if self._memory.add(live):
             self._told[it.number] = live
             self._tell(live, event)
+
+    def _done(self, event: Verb, number: int, instance: UUID, lane: int, text: str) -> None:
+        """The verb is durable. What it says of a lock has to be so before the verb is answered: else nobody would do it."""
+        if isinstance(event, Unlock):
+            self._locks.free(instance, lane, lambda: self._answer(number, True, text))
+        else:
+            self._answer(number, True, text)
 
     def _answer(self, number: int, done: bool, text: str) -> None:
         self._answers[number] = done, text

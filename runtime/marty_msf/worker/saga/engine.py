@@ -30,6 +30,7 @@ from marty_msf.worker.saga.calls import Caller, CallPool
 from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.desk import Desk
 from marty_msf.worker.saga.gate import Gate
+from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.moving import Mover
 from marty_msf.worker.saga.starters import Starters
@@ -89,6 +90,8 @@ class Engine:
         self._pending = asyncio.Event()
         scope = f"saga:{resource}"
         self.breakers = Breakers(pool, resource, holder)
+        self._locks = Locks(pool, resource, holder, self.memory, self._tell)
+        self._when_ended = ended
         self._calls = CallPool(caller, workers, self._tell, gate(self.breakers), calls or CallNumbers())
         self._waves = Waves(
             self.memory,
@@ -96,7 +99,8 @@ class Engine:
             scope=scope,
             holder=holder,
             call=self._call,
-            ended=ended,
+            acquire=self._locks.acquire,
+            ended=self._ended,
             broken=self._leave_alone,
             refused=self._refused,
             verb_settled=self._verb_settled,
@@ -116,7 +120,7 @@ class Engine:
             )
         )
         mover = Mover(pool, scope, holder, self.memory, definitions)
-        self._desk = Desk(pool, resource, self.memory, definitions, mover, self._tell, self._pending)
+        self._desk = Desk(pool, resource, self.memory, definitions, mover, self._locks, self._tell, self._pending)
         self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
 
     @property
@@ -151,6 +155,7 @@ class Engine:
                     tasks.create_task(self._write(conn)),
                     tasks.create_task(self._calls.run()),
                     tasks.create_task(self.breakers.run()),
+                    tasks.create_task(self._locks.run()),
                     tasks.create_task(self._look()),
                 ]
                 await self._owner.run(stop)
@@ -168,6 +173,7 @@ class Engine:
         """LaneUser: load the lanes and take up everything live in them."""
         await self.memory.settled()
         pages = [page for lane in sorted(epochs) for page in [await self._load(lane)] if page]
+        holding = await self._locks.recall(epochs) if self._definitions.locking else frozenset[UUID]()
         # Opened only when all is read, and all at once: nobody starts instances in a lane while it is being read.
         # With the same epoch nobody else had the lane: what is in flight there was ours, and this process lives.
         ours = frozenset(lane for lane, epoch in epochs.items() if self._worked.get(lane) == epoch)
@@ -175,7 +181,7 @@ class Engine:
             self.memory.open_lane(lane, epoch)
             self._worked[lane] = epoch
         for page in pages:
-            self._take_up(page, ours)
+            self._take_up(page, ours, holding)
         self.ready.set()
 
     async def drain(self, lanes: Sequence[int]) -> None:
@@ -209,6 +215,11 @@ class Engine:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                         await self._happened.wait()
+
+    def _ended(self, live: Live) -> None:
+        if live.definition.lock is not None:
+            self._locks.ended(live)
+        self._when_ended(live)
 
     def _refused(self, lanes: frozenset[int]) -> None:
         self._owner.lost(lanes)
@@ -276,8 +287,13 @@ class Engine:
         if uncounted := [stored.id for stored in found if not stored.counted]:
             await saga_instance.count_started(conn, self._resource, uncounted)
 
-    def _take_up(self, page: Sequence[saga_instance.Stored], ours: Collection[int] = ()) -> None:
-        """Bring instances into memory as their journals leave them, and go on with each."""
+    def _take_up(
+        self,
+        page: Sequence[saga_instance.Stored],
+        ours: Collection[int] = (),
+        holding: Collection[UUID] = (),
+    ) -> None:
+        """Bring instances into memory as their journals leave them, and go on with each. `holding` have their locks."""
         for stored in page:
             try:
                 definition = self._definitions.get(stored.revision)
@@ -298,6 +314,8 @@ class Engine:
             )
             if live.text in self._left_alone or not self.memory.add(live):
                 continue
+            if folded.instance.locked and definition.lock is not None and live.id not in holding:
+                self._locks.lost(live)
             if folded.instance.state is State.PENDING:
                 self._waves.tell(live, Started(stored.started_ms + definition.timeout_ms))
             else:

@@ -17,8 +17,8 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import IllegalTransition
 from marty_msf.core.saga import verbs
-from marty_msf.core.saga.events import Broken, Due, Event, Succeeded, Verb
-from marty_msf.core.saga.instance import Call, Command, Commands, End, Instance, State, Wait
+from marty_msf.core.saga.events import Broken, Due, Event, Locked, LockLost, LockRefused, Succeeded, Verb
+from marty_msf.core.saga.instance import LIVE, Acquire, Call, Command, Commands, End, Instance, State, Wait
 from marty_msf.core.saga.journal import encode, frozen
 from marty_msf.core.saga.machine import advance
 from marty_msf.store import saga_wave
@@ -68,6 +68,7 @@ class Waves:
         scope: str,
         holder: str,
         call: Callable[[Live, Call], None],
+        acquire: Callable[[Live, Acquire], None],
         ended: Callable[[Live], None],
         broken: Callable[[str, Exception], None],
         refused: Callable[[frozenset[int]], None],
@@ -81,6 +82,7 @@ class Waves:
         self._scope = scope
         self._holder = holder
         self._call = call
+        self._acquire = acquire
         self._ended = ended
         self._broken = broken
         self._refused = refused
@@ -110,6 +112,8 @@ class Waves:
                 case End():
                     self._memory.remove(live)
                     self._ended(live)
+                case Acquire():
+                    self._acquire(live, command)
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether something of these lanes waits to be written."""
@@ -208,9 +212,11 @@ class Waves:
         wave.entries.append(entry)
 
     def _fits(self, draft: _Draft, event: Event, now: int, drafts: dict[Live, _Draft]) -> bool:
-        """Whether an event still means something: a wait may have been given up, a verb may be refused."""
+        """Whether an event still means something: a wait may have been given up, also for a lock; a verb may be refused."""
         if isinstance(event, Due):
             return resting(draft.instance, event.step)
+        if isinstance(event, Locked | LockRefused | LockLost):
+            return draft.instance.state in LIVE
         if not isinstance(event, verbs.VERBS):
             return True
         refusal = verbs.refusal(draft.live.definition, draft.instance, event, now)
