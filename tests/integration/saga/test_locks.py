@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +125,7 @@ async def test_who_asked_first_is_served_first_and_every_end_hands_over(
         ids = []
         for number, context in enumerate(contexts):
             ids.append(await start(it, f"change-{number}", **context))
-            await eventually(lambda: conn.fetchval(ROWS), lambda count, n=number: count == n + 1)
+            await eventually(lambda: conn.fetchval(ROWS), partial(eq, number + 1))
         assert await states(conn) == {"Running": 1, "Waiting": 4}
         cancelled = await conn.fetchval("SELECT id FROM marty.saga_instance WHERE id::text = $1", ids[3])
         await saga_verb.ask(conn, [cancelled], "cancel", b"{}", "ann")

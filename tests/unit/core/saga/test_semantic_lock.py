@@ -183,7 +183,7 @@ def test_a_fault_while_it_waits_parks_and_another_key_may_be_edited_in() -> None
 
 
 def test_the_timeline_tells_of_the_lock() -> None:
-    events = [START, Locked(), Misconfigured("HTTP 404"), Unlock("bob", 1)]
+    events: list[Event] = [START, Locked(), Misconfigured("HTTP 404"), Unlock("bob", 1)]
 
     lines = history(locking(), {"order": "7"}, [encode(event, 1000 + n) for n, event in enumerate(events)]).lines
 
