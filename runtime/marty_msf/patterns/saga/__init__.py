@@ -1,6 +1,7 @@
 """Sagas in Python: run by your own process (docs/how-to/saga-library.md), or as functions of a Saga's pods (saga.md)."""
 
 from marty_msf.core.errors import BusinessKeyTaken, UnknownSaga
+from marty_msf.patterns.saga.guard import Step, StepTooLate, forget_steps, step_guard
 from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
 from marty_msf.worker.saga.circuit_mark import circuit_breaker
@@ -12,11 +13,15 @@ __all__ = [
     "SagaMetrics",
     "SagaOrchestrator",
     "SagaStatus",
+    "Step",
     "StepContext",
     "StepHandler",
     "StepRejected",
+    "StepTooLate",
     "UnknownSaga",
     "circuit_breaker",
+    "forget_steps",
     "saga_compensation",
     "saga_step",
+    "step_guard",
 ]
