@@ -33,6 +33,7 @@ from marty_msf.worker.saga.gate import Gate
 from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.moving import Mover
+from marty_msf.worker.saga.partitions import keep_partitions
 from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.starts import Receipt, Starter
 from marty_msf.worker.saga.waves import Waves
@@ -157,6 +158,7 @@ class Engine:
                     tasks.create_task(self.breakers.run()),
                     tasks.create_task(self._locks.run()),
                     tasks.create_task(self._look()),
+                    tasks.create_task(keep_partitions(self._pool, stop)),
                 ]
                 await self._owner.run(stop)
                 for part in parts:
