@@ -49,6 +49,7 @@ CALLING = _resource(
     "Saga",
     "calling",
     {
+        "kafka": _KAFKA,
         "runtime": {"image": "registry.example/shop:1", "handlers": "shop.sagas", "codeConfigMapRef": {"name": "code"}},
         "steps": [
             {
@@ -68,6 +69,12 @@ CALLING = _resource(
                 },
             },
             {"name": "rate", "service": "shop", "action": "rate", "call": {"python": {"handler": "rate"}}},
+            {
+                "name": "ship",
+                "service": "shipping",
+                "action": "ship",
+                "call": {"kafka": {"commandTopic": "ship.commands", "replyTopic": "ship.replies", "key": "order_id"}},
+            },
         ],
     },
 )

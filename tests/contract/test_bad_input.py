@@ -147,12 +147,37 @@ BAD = {
             "of no form": (
                 change("spec.steps.0.call", {}),
                 "spec.steps[0].call",
-                "give exactly one of http and python",
+                "give exactly one of http, python and kafka",
             ),
             "of two forms": (
                 change("spec.steps.0.call.python", {"handler": "h"}),
                 "spec.steps[0].call",
-                "give exactly one of http and python",
+                "give exactly one of http, python and kafka",
+            ),
+            "of kafka without brokers": (
+                remove("spec.kafka"),
+                "spec.steps",
+                "a step is called over Kafka, but spec.kafka is missing: set spec.kafka.bootstrapServers",
+            ),
+            "of kafka whose commands would be read as replies": (
+                change("spec.steps.2.call.kafka.replyTopic", "ship.commands"),
+                "spec.steps",
+                "a step's replyTopic carries commands or a trigger's events too",
+            ),
+            "of kafka whose replies would start instances": (
+                change("spec.triggers", [{"kafka": {"topic": "ship.replies", "eventType": "e"}}]),
+                "spec.steps",
+                "a step's replyTopic carries commands or a trigger's events too",
+            ),
+            "of kafka without a way back": (
+                remove("spec.steps.2.call.kafka.replyTopic"),
+                "spec.steps[2].call.kafka.replyTopic",
+                "Required value",
+            ),
+            "of a topic that is none": (
+                change("spec.steps.2.call.kafka.commandTopic", "ship commands"),
+                "spec.steps[2].call.kafka.commandTopic",
+                "should match",
             ),
             "of python without handlers": (
                 remove("spec.runtime"),

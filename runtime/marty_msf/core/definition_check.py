@@ -37,6 +37,8 @@ def _check_saga(spec: SagaSpec) -> None:
             _check_condition(spec, index, Expression(step.condition, f"{path}.condition"))
         if step.call is not None and step.call.http is not None:
             _check_urls(step.call.http, f"{path}.call.http")
+        if step.call is not None and step.call.kafka is not None and step.call.kafka.key is not None:
+            check(step.call.kafka.key, f"{path}.call.kafka.key")
     if spec.semantic_lock is not None:
         for path, source in key_sources("spec.semanticLock", spec.semantic_lock):
             check(source, path)

@@ -117,7 +117,7 @@ async def test_poison_events_are_kept_aside_and_do_not_stop_the_partition(
         await eventually(told(lambda: bool(board.current())))
         problem = board.current()[0]
     assert (problem.reason, problem.blocking) == (ProblemReason.POISON_EVENT, False)
-    assert problem.message.startswith("6 trigger events started nothing")
+    assert problem.message.startswith("6 Kafka messages could not be used")
     rows = await conn.fetch('SELECT "offset", event_id, error, value FROM marty.saga_parked_event ORDER BY 1')
     assert [(row["offset"], row["event_id"]) for row in rows] == [
         (0, "e1"), (2, "e3"), (3, "e4"), (6, "deep64"), (7, "deep253"), (8, "deep1000"),

@@ -110,7 +110,7 @@ def _name_of(which: str, nth: int = 0) -> str:
 class SagaSpec(Workload):
     """What the saga does and how its worker pods run."""
 
-    kafka: Kafka | None = Field(None, description="Needed for triggers.")
+    kafka: Kafka | None = Field(None, description="Needed for triggers and for kafka calls.")
     runtime: Runtime | None = Field(None, description="Your own code in the worker pods; needed for python calls.")
     workers: int = Field(10, ge=1, le=1000, description="Concurrent step calls per pod.")
     timeout_seconds: int = Field(
@@ -187,6 +187,19 @@ class SagaSpec(Workload):
             field=".triggers",
         ),
         Rule(
+            "has(self.kafka) || !self.steps.exists(s, has(s.call) && has(s.call.kafka))",
+            "a step is called over Kafka, but spec.kafka is missing: set spec.kafka.bootstrapServers",
+            field=".steps",
+        ),
+        Rule(
+            "!self.steps.exists(s, has(s.call) && has(s.call.kafka)"
+            " && (self.triggers.exists(t, t.kafka.topic == s.call.kafka.replyTopic)"
+            " || self.steps.exists(t, has(t.call) && has(t.call.kafka)"
+            " && t.call.kafka.commandTopic == s.call.kafka.replyTopic)))",
+            "a step's replyTopic carries commands or a trigger's events too: use a topic of its own for replies",
+            field=".steps",
+        ),
+        Rule(
             "(has(self.runtime) && has(self.runtime.handlers)) || !self.steps.exists(s, has(s.call) && has(s.call.python))",
             "a step is a Python handler, but spec.runtime.handlers is missing: name the module that registers it",
             field=".steps",
@@ -254,6 +267,22 @@ class SagaSpec(Workload):
             raise InvalidDefinition(
                 "spec.triggers", "read Kafka, but spec.kafka is missing", "set spec.kafka.bootstrapServers"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _replies_have_their_topics(self) -> Self:
+        calls = {i: step.call.kafka for i, step in enumerate(self.steps) if step.call and step.call.kafka}
+        others = {call.command_topic for call in calls.values()} | {trigger.kafka.topic for trigger in self.triggers}
+        for index, call in calls.items():
+            path = f"spec.steps[{index}].call.kafka"
+            if not self.kafka:
+                raise InvalidDefinition(path, "needs spec.kafka, which is missing", "set spec.kafka.bootstrapServers")
+            if call.reply_topic in others:
+                raise InvalidDefinition(
+                    f"{path}.replyTopic",
+                    f"{call.reply_topic!r} carries commands or a trigger's events too",
+                    "use a topic of its own for replies",
+                )
         return self
 
     @model_validator(mode="after")

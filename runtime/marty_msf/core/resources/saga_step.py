@@ -15,6 +15,7 @@ from marty_msf.core.resources.spec import (
     Retry,
     Rule,
     SecretKeyRef,
+    Topic,
     check_waits,
 )
 
@@ -141,14 +142,28 @@ class PythonCall(Model):
     )
 
 
+class KafkaCall(Model):
+    """The step as a command message, which the service answers with a reply message."""
+
+    command_topic: Topic = Field(description="Kafka topic the command is sent to; its ce_type is the step's action.")
+    reply_topic: Topic = Field(description="Kafka topic the service replies to, of this Saga alone if it can be.")
+    key: Expression | None = Field(
+        None, description="CEL over the context for the command's key; by default the instance's id."
+    )
+
+
 class Call(Model):
     """How the step is called when the default, POST http://<service>/<action>, does not fit: exactly one of the forms."""
 
     http: HttpCall | None = Field(None, description="Over HTTP.")
     python: PythonCall | None = Field(None, description="A Python function in the worker; needs spec.runtime.handlers.")
+    kafka: KafkaCall | None = Field(None, description="A command over Kafka and its reply; needs spec.kafka.")
 
     RULES: ClassVar[Sequence[Rule]] = (
-        Rule("has(self.http) != has(self.python)", "has no form, or both: give exactly one of http and python"),
+        Rule(
+            "[has(self.http), has(self.python), has(self.kafka)].exists_one(form, form)",
+            "has no form, or several: give exactly one of http, python and kafka",
+        ),
     )
 
 
@@ -234,10 +249,16 @@ def _problems(step: Step) -> Iterator[tuple[str, str, str]]:
         yield "parallelGroup", f"{step.name!r} is the step's own name", "give the group another name"
     if step.parallel_group and step.pivot:
         yield "parallelGroup", f"the pivot {step.name!r} is in a group", "take it out of the group"
-    if step.call and (step.call.http is None) is (step.call.python is None):
-        yield "call", f"has {'both forms' if step.call.http else 'no form'}", "give exactly one of http and python"
+    if step.call:
+        yield from _form_problems(step.call)
     if step.call and step.call.http:
         yield from _http_problems(step.call.http, step.compensation)
+
+
+def _form_problems(call: Call) -> Iterator[tuple[str, str, str]]:
+    forms = sum(form is not None for form in (call.http, call.python, call.kafka))
+    if forms != 1:
+        yield "call", f"has {'several forms' if forms else 'no form'}", "give exactly one of http, python and kafka"
 
 
 def _http_problems(call: HttpCall, compensation: str | None) -> Iterator[tuple[str, str, str]]:

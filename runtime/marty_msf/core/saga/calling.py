@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from marty_msf.core.expressions import Expression
 from marty_msf.core.saga.url_template import Template
 
 
@@ -44,7 +45,17 @@ class PythonCall:
     handler: str
 
 
-CallForm: TypeAlias = HttpCall | PythonCall
+@dataclass(frozen=True, slots=True)
+class KafkaCall:
+    """A command message, answered by a reply message on another topic."""
+
+    command_topic: str
+    reply_topic: str
+    #: Gives the command's key; without it the instance's id is the key.
+    key: Expression | None = None
+
+
+CallForm: TypeAlias = HttpCall | PythonCall | KafkaCall
 DEFAULT_CALL: Final = HttpCall()
 
 

@@ -14,7 +14,16 @@ from marty_msf.core.resources.saga_step import Call, CircuitBreaker
 from marty_msf.core.resources.semantic_lock import SemanticLock, key_sources
 from marty_msf.core.resources.spec import Retry
 from marty_msf.core.retry import RetryPolicy
-from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, CallForm, HttpCall, PythonCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import (
+    DEFAULT_CALL,
+    Breaker,
+    CallForm,
+    HttpCall,
+    KafkaCall,
+    PythonCall,
+    SecretFile,
+    SecretHeader,
+)
 from marty_msf.core.saga.url_template import Template
 
 #: Rises when stored definitions change their form; every older form stays readable as long as instances may pin it.
@@ -167,6 +176,13 @@ def _call(form: Mapping[str, Any] | None, path: str) -> CallForm:
         return DEFAULT_CALL
     if python := form.get("python"):
         return PythonCall(**python)
+    if kafka := form.get("kafka"):
+        key = kafka.get("key")
+        return KafkaCall(
+            kafka["command_topic"],
+            kafka["reply_topic"],
+            Expression(key, f"{path}.kafka.key") if key is not None else None,
+        )
     http = form["http"]
     url, undo_url, tls = http.get("url"), http.get("compensation_url"), http.get("tls")
     return HttpCall(

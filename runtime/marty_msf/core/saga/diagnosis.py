@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from marty_msf.core.saga.calling import HttpCall, PythonCall
+from marty_msf.core.saga.calling import HttpCall, KafkaCall, PythonCall
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.instance import LIVE, Instance, Operation, State
 from marty_msf.core.saga.stages import operation_name
@@ -115,8 +115,8 @@ def _sentence(definition: Definition, operation: Operation, around: Around) -> s
                     missing = f"reply of {step.service} missing"
                 case PythonCall(handler):
                     missing = f"function {handler!r} has not returned"
-                case _:
-                    missing = "reply missing"
+                case KafkaCall():
+                    missing = f"reply of {step.service} on Kafka topic {step.call.reply_topic} missing"
             return f"{name}: {missing}{f' since {_clock(since)}' if since else ''} (call {operation.calls})"
 
 

@@ -36,7 +36,7 @@ def classify(
     """
     if 200 <= status < 300:
         return _success(body, url)
-    error = f"HTTP {status} from {url}{_quoted(body)}"
+    error = f"HTTP {status} from {url}{quoted(body)}"
     retry_after_ms = _retry_after_ms(headers.get("Retry-After"), now_ms)
     if status in _NO_EFFECT:
         return Failed(error, False, random, retry_after_ms)
@@ -81,7 +81,7 @@ def _retry_after_ms(value: str | None, now_ms: int) -> int | None:
         return None
 
 
-def _quoted(body: bytes | None) -> str:
+def quoted(body: bytes | None) -> str:
     """The beginning of an error's body, made fit for one line of text."""
     if not body:
         return ""

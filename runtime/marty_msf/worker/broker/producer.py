@@ -115,12 +115,14 @@ class KafkaProducer:
     `batch_bytes` (topic -> limit) outlives the session: it learns of topics that take smaller batches only.
     """
 
-    def __init__(self, bootstrap_servers: str, batch_bytes: MutableMapping[str, int]) -> None:
+    def __init__(
+        self, bootstrap_servers: str, batch_bytes: MutableMapping[str, int], client_id: str = "marty-relay"
+    ) -> None:
         self._servers = bootstrap_servers
         self._batch_bytes = batch_bytes
         self._client = _Client(
             bootstrap_servers=bootstrap_servers,
-            client_id="marty-relay",
+            client_id=client_id,
             enable_idempotence=True,
             acks="all",
             max_batch_size=BATCH_BYTES,

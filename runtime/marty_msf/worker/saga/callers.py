@@ -1,6 +1,6 @@
 """Each step is called the way its definition says."""
 
-from marty_msf.core.saga.calling import HttpCall
+from marty_msf.core.saga.calling import HttpCall, KafkaCall
 from marty_msf.core.saga.events import Misconfigured
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.calls import Request
@@ -20,6 +20,12 @@ class Callers:
         form = request.step.call
         if isinstance(form, HttpCall):
             return await self._http.call(request)
+        if isinstance(form, KafkaCall):
+            # An instance that began under an earlier definition: the present one was checked.
+            return Misconfigured(
+                "it is called over Kafka, but spec.kafka is missing now:"
+                " bring it back until the instances of the earlier definition have ended"
+            )
         if not self._handlers.has(form.handler, undo=request.undo):
             # An instance that began under an earlier definition: the present one was checked at the start.
             mark = "saga_compensation" if request.undo else "saga_step"

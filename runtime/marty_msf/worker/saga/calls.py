@@ -4,12 +4,14 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
 
+from marty_msf.core.saga.calling import KafkaCall
 from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
@@ -53,6 +55,18 @@ class Caller(Protocol):
         ...
 
 
+class Messenger(Protocol):
+    """How steps are called by messages: nobody waits in between."""
+
+    def begin(self, live: Live, call: Call, done: Callable[[Live, Call, Outcome | None], None]) -> None:
+        """Make the call; `done` hears of its outcome once, or None when it was given up without one."""
+        ...
+
+    def withdraw(self, lanes: set[int]) -> Iterable[tuple[Live, Call]]:
+        """Give up the calls of these lanes; yields those that were not begun."""
+        ...
+
+
 class CallPool:
     """Up to `size` calls at once, first come, first served, but for those that a breaker holds back."""
 
@@ -63,9 +77,13 @@ class CallPool:
         done: Callable[[Live, Outcome | Withdrawn], None],
         gate: Gate,
         numbers: CallNumbers,
+        messenger: Messenger | None = None,
     ) -> None:
-        """`done` hears of each call's outcome; one of a parallel group names its step."""
+        """`done` hears of each call's outcome; one of a parallel group names its step. Calls over Kafka are the
+        `messenger`'s, if there is one: they are not among the `size`.
+        """
         self._numbers = numbers
+        self._messenger = messenger
         self._gate = gate
         self._held = HeldCalls(gate)
         #: Calls in the queue that the gate has admitted.
@@ -99,6 +117,9 @@ class CallPool:
         self._queue = kept
         for live, call in self._held.withdraw(lanes):
             self._done(live, Withdrawn(call.step))
+        if self._messenger is not None:
+            for live, call in self._messenger.withdraw(lanes):
+                self._done(live, Withdrawn(call.step))
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether a call of these lanes is in flight."""
@@ -127,6 +148,9 @@ class CallPool:
                 continue
             if (step.breaker is not None or self._gate.asks_all) and not self._passes(live, call):
                 continue
+            if self._messenger is not None and isinstance(step.call, KafkaCall):
+                self._messenger.begin(live, call, partial(self._answered, perf_counter()))
+                continue
             outcome: Outcome | None = None
             self._in_flight.add((live, call.step))
             began = perf_counter()
@@ -146,6 +170,15 @@ class CallPool:
         if live.definition.steps[call.step].group is not None:
             outcome = replace(outcome, step=call.step)
         self._done(live, outcome)
+
+    def _answered(self, began: float, live: Live, call: Call, outcome: Outcome | None) -> None:
+        """The messenger is done with a call."""
+        if live.definition.steps[call.step].breaker is not None:
+            self._gate.settle(live, call, outcome)
+        if outcome is not None:
+            step = live.definition.steps[call.step].name
+            self._numbers.called(step, call, outcome, perf_counter() - began)
+            self._tell(live, call, outcome)
 
     def _passes(self, live: Live, call: Call) -> bool:
         """Whether the gate lets this call through now; else it is held, without a task of its own."""

@@ -50,6 +50,11 @@ class Revisions:
         for revision, stored in found.items():
             self._known[revision] = load(stored)
 
+    @property
+    def known(self) -> Collection[Definition]:
+        """The revisions that were kept or loaded here."""
+        return self._known.values()
+
     def get(self, revision: str) -> Definition:
         """A revision that was loaded. Raises InvalidDefinition when it does not exist."""
         if revision not in self._known:

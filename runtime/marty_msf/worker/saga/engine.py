@@ -15,8 +15,9 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.lanes import LANES
+from marty_msf.core.saga.calling import KafkaCall
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.events import Event, Restarted, Resumed, Started, Verb, Withdrawn
+from marty_msf.core.saga.events import Due, Event, Restarted, Resumed, Started, Verb, Withdrawn
 from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
 from marty_msf.core.saga.stages import standing
@@ -26,7 +27,7 @@ from marty_msf.worker.groups import first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.call_numbers import CallNumbers
-from marty_msf.worker.saga.calls import Caller, CallPool
+from marty_msf.worker.saga.calls import Caller, CallPool, Messenger
 from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.desk import Desk
 from marty_msf.worker.saga.gate import Gate
@@ -69,11 +70,12 @@ class Engine:
         drain_seconds: float = DRAIN_SECONDS,
         gate: Callable[[Breakers], Gate] = lambda breakers: breakers,
         calls: CallNumbers | None = None,
+        messenger: Messenger | None = None,
     ) -> None:
         """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
         here, `broken` of one that cannot be worked on: it is left as it is, and harms no other. `worked` is kept here
         and outlives the engine: lane -> epoch in which this process last worked on it. `gate` puts something in front
-        of the breakers. `calls` counts them.
+        of the breakers, `messenger` makes the calls over Kafka. `calls` counts them.
         """
         self._worked = worked
         self._pool = pool
@@ -93,7 +95,7 @@ class Engine:
         self.breakers = Breakers(pool, resource, holder)
         self._locks = Locks(pool, resource, holder, self.memory, self._tell)
         self._when_ended = ended
-        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers), calls or CallNumbers())
+        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers), calls or CallNumbers(), messenger)
         self._waves = Waves(
             self.memory,
             resource=resource,
@@ -137,6 +139,10 @@ class Engine:
     async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
         """See Starter.start."""
         return await self.starter.start(business_key, context)
+
+    def hasten(self, live: Live, step: int) -> None:
+        """End the wait of an operation at rest: what it waits for is there."""
+        self._tell(live, Due(step))
 
     @property
     def left_alone(self) -> int:
@@ -327,8 +333,10 @@ class Engine:
         """Take up the calls that were in flight, and the waits."""
         for operation in live.instance.operations:
             if operation.until_ms is None:
-                alone = live.definition.steps[operation.step].group is None
-                self._waves.tell(live, found(None if alone else operation.step))
+                step = live.definition.steps[operation.step]
+                # Waiting for a reply kills no worker: that one ended meanwhile is not counted.
+                kind = Restarted if isinstance(step.call, KafkaCall) else found
+                self._waves.tell(live, kind(None if step.group is None else operation.step))
         self._waves.obey(live, standing(live.definition, live.instance))
 
     @asynccontextmanager

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +20,7 @@ from marty_msf.core.worker_status import BreakerState, Local, ProblemReason, Sag
 from marty_msf.store import saga_breaker, saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
+from marty_msf.worker.board_shares import Shares
 from marty_msf.worker.groups import first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
@@ -28,7 +30,9 @@ from marty_msf.worker.saga.calls import Caller
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.http_caller import HttpCaller, session
+from marty_msf.worker.saga.kafka_calls import KafkaCalls
 from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
+from marty_msf.worker.saga.parked_events import ParkedEvents
 from marty_msf.worker.saga.reachability import Reachability
 from marty_msf.worker.saga.routes import Routes
 from marty_msf.worker.saga.secret_files import SecretFiles
@@ -71,6 +75,12 @@ class SagaRole:
     async def run(self, stop: asyncio.Event) -> None:
         """See Role.run. Raises DatabaseUnavailable, SchemaOutdated and HandlersUnusable; Kafka's problems never stop running instances."""
         self._board.clear(ProblemReason.INTERNAL_ERROR)
+        shares = Shares(self._board)
+        kafka_calls = (
+            KafkaCalls(self._context, self._spec.kafka.bootstrap_servers, self._definitions, shares)
+            if self._spec.kafka
+            else None
+        )
         async with self._calling() as caller:
             engine = Engine(
                 self._context.pool,
@@ -83,15 +93,19 @@ class SagaRole:
                 broken=self._tell_broken,
                 worked=self._worked,
                 calls=self._metrics.calls,
+                messenger=kafka_calls.commands if kafka_calls else None,
             )
+            parked = ParkedEvents(self._context.pool, self._board, self._context.resource, engine.starter.slot)
             self._engine = self._routes.engine = engine
             try:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(engine.run(stop))
                     tasks.create_task(self._look(engine, stop))
+                    if kafka_calls:
+                        tasks.create_task(kafka_calls.run(engine.memory, parked, engine.hasten, stop))
                     if self._triggers and self._spec.kafka:
                         kafka = KafkaInput(
-                            self._context,
+                            replace(self._context, board=shares.share()),
                             role=Role.SAGA.value,
                             bootstrap_servers=self._spec.kafka.bootstrap_servers,
                             topics=[trigger.topic for trigger in self._triggers],
@@ -103,7 +117,7 @@ class SagaRole:
                             self._triggers,
                             engine.starter,
                             engine.memory,
-                            self._board,
+                            parked,
                             self._context.resource,
                         )
                         tasks.create_task(kafka.run(stop))

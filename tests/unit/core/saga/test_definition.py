@@ -7,7 +7,7 @@ import pytest
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, HttpCall, PythonCall, SecretFile, SecretHeader
+from marty_msf.core.saga.calling import DEFAULT_CALL, Breaker, HttpCall, KafkaCall, PythonCall, SecretFile, SecretHeader
 from marty_msf.core.saga.definition import load, stored_form
 from marty_msf.core.saga.url_template import Template
 from tests.unit.core.saga.definitions import definition, spec
@@ -63,6 +63,22 @@ def test_a_python_handler_is_understood() -> None:
     assert made.steps[0].call == PythonCall("rate")
     other = spec(step, runtime={"handlers": "shop.others"})
     assert load(stored_form(other)).revision == made.revision, "where the code is makes no revision"
+
+
+def test_a_call_over_kafka_is_understood() -> None:
+    topics = {"commandTopic": "pay.commands", "replyTopic": "pay.replies"}
+    brokers = {"bootstrapServers": "kafka:9092"}
+    plain, keyed = {"kafka": topics}, {"kafka": {**topics, "key": "order_id"}}
+
+    made = load(stored_form(spec({"name": "a", "call": plain}, {"name": "b", "call": keyed}, kafka=brokers)))
+
+    assert made.steps[0].call == KafkaCall("pay.commands", "pay.replies")
+    key = made.steps[1].call.key if isinstance(made.steps[1].call, KafkaCall) else None
+    assert key is not None
+    assert key.path == "spec.steps[1].call.kafka.key"
+    bad = spec({"name": "a", "call": {"kafka": {**topics, "key": "order_id &&"}}}, kafka=brokers)
+    with pytest.raises(InvalidDefinition, match=r"spec.steps\[0\].call.kafka.key: 'order_id &&' is no CEL expression"):
+        check_expressions(bad)
 
 
 def test_a_breaker_is_understood() -> None:
