@@ -20,6 +20,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "edit-context": ("marty_msf.cli.saga_verbs", "edit_context", "Change the context of a paused or parked instance."),
     "migrate": ("marty_msf.cli.saga_verbs", "migrate", "Move instances to another revision of the definition."),
     "archive": ("marty_msf.cli.saga_history", "archive", "Write ended instances into a file, one a line."),
+    "locks": ("marty_msf.cli.saga_locks", "locks", "List semantic locks, who holds them and how many wait."),
+    "unlock": ("marty_msf.cli.saga_locks", "unlock", "Take a lock from a parked or paused instance."),
     "pause": ("marty_msf.cli.saga_verbs", "pause", "Begin nothing more until resume."),
 }
 

@@ -6,7 +6,7 @@ The rules stand in the schema file, with the functions that keep them: they run 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from asyncpg import Connection
@@ -130,6 +130,31 @@ async def settle(conn: Connection, scope: str, keys: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class Before:
+    """The first one before a waiter."""
+
+    key: str
+    instance: UUID
+    resource: str
+
+
+BEFORE: Final = """
+SELECT DISTINCT ON (o.instance) o.instance, o.key, b.instance, b.resource
+  FROM marty.saga_lock AS o
+ CROSS JOIN LATERAL (SELECT q.instance, q.resource FROM marty.saga_lock AS q
+                      WHERE q.scope = o.scope AND q.key = o.key AND q.ticket < o.ticket
+                      ORDER BY q.ticket LIMIT 1) AS b
+ WHERE o.instance = ANY($1::uuid[]) AND o.granted IS NULL
+ ORDER BY o.instance, o.key
+"""
+
+
+async def before(conn: Connection, instances: Sequence[UUID]) -> Mapping[UUID, Before]:
+    """For those of these instances that wait, which one they wait for."""
+    return {row[0]: Before(row[1], row[2], row[3]) for row in await conn.fetch(BEFORE, list(instances))}
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A key that an instance holds or waits for."""
 
@@ -144,6 +169,20 @@ class Listed:
     #: The first ones of those who wait, in their order, and how many there are.
     waiting: Sequence[UUID]
     waiters: int
+
+    def form(self) -> Mapping[str, Any]:
+        """As JSON values."""
+        return {
+            "namespace": self.namespace,
+            "key": self.key,
+            "saga": self.resource,
+            "saga_id": str(self.instance) if self.instance else None,
+            "business_key": self.business_key,
+            "state": self.state,
+            "held_at": self.held_at.isoformat() if self.held_at else None,
+            "waiters": self.waiters,
+            "waiting": [str(it) for it in self.waiting],
+        }
 
 
 LIST: Final = """

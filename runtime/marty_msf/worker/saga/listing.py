@@ -14,11 +14,12 @@ from asyncpg import Connection
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga.definition import Definition, load
 from marty_msf.core.saga.history import in_work
+from marty_msf.core.saga.instance import State
 from marty_msf.core.saga.journal import decode, fold
 from marty_msf.core.saga.selection import Selection
 from marty_msf.store import saga_instance, saga_list
 from marty_msf.store.saga_list import Listed
-from marty_msf.worker.saga.surroundings import Surroundings, look_around
+from marty_msf.worker.saga.surroundings import Surroundings, lock_holders, look_around
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ async def page(conn: Connection, resources: Sequence[str] | None, chosen: Select
         await _learn(conn, found, definitions)
         if new := {it.resource for it in found if it.ended_at is None} - surroundings.known:
             surroundings = surroundings.joined(await look_around(conn, sorted(new)))
-        read = [_row(it, definitions, surroundings) for it in found]
+        holders = await lock_holders(conn, [it.id for it in found if it.state == State.WAITING])
+        read = [_row(it, definitions, surroundings, holders.get(it.id, "")) for it in found]
         rows += [row for row in read if _chosen(row, chosen)]
         if len(rows) > limit:
             return Page(rows[:limit], rows[limit - 1].id)
@@ -109,7 +111,9 @@ def _chosen(row: Row, chosen: Selection) -> bool:
     return chosen.step in (None, row.step.removeprefix("undo of ")) and (row.stuck or not chosen.stuck)
 
 
-def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition], surroundings: Surroundings) -> Row:
+def _row(
+    it: Listed, definitions: Mapping[tuple[str, str], Definition], surroundings: Surroundings, lock_holder: str
+) -> Row:
     step, changed_at, stuck, diagnosis = "", it.ended_at or it.started_at, False, ""
     definition = definitions.get((it.resource, it.revision))
     if it.ended_at is None and definition is not None and it.context is not None:
@@ -123,7 +127,7 @@ def _row(it: Listed, definitions: Mapping[tuple[str, str], Definition], surround
             step = in_work(definition, folded.instance)
             progress_ms = folded.progress_ms or int(it.started_at.timestamp() * 1000)
             stuck = surroundings.stuck(it.resource, folded.instance, progress_ms)
-            diagnosis = surroundings.diagnosis(it.resource, definition, folded)
+            diagnosis = surroundings.diagnosis(it.resource, definition, folded, lock_holder)
             if it.entries:
                 changed_at = datetime.fromtimestamp(decode(it.entries[-1])[0] / 1000, UTC)
     return Row(

@@ -12,6 +12,7 @@ from aiohttp import web
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.selection import Selection, selection
 from marty_msf.core.saga.short_ids import span
+from marty_msf.store import saga_lock
 from marty_msf.store.database import translate
 from marty_msf.worker.saga import asking, listing
 from marty_msf.worker.saga.clock import now_ms
@@ -29,7 +30,7 @@ _QUERY: Final = _FILTERS | {"limit", "after", "stuck"}
 
 
 class Routes:
-    """POST and GET /v1/sagas, GET /v1/sagas/{id}, POST /v1/sagas/{id}/{verb}."""
+    """POST and GET /v1/sagas, GET /v1/sagas/{id}, POST /v1/sagas/{id}/{verb}, GET /v1/locks."""
 
     def __init__(self, pool: asyncpg.Pool, resource: str) -> None:
         self._pool = pool
@@ -43,6 +44,7 @@ class Routes:
             web.post("/v1/sagas", self.start),
             web.get("/v1/sagas", self.list),
             web.get("/v1/sagas/{id}", self.get),
+            web.get("/v1/locks", self.locks),
             web.post("/v1/sagas/{id}/{verb}", self.verb),
         ]
 
@@ -89,6 +91,18 @@ class Routes:
         if shown is None:
             return self._missing(instance)
         return _json(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
+
+    async def locks(self, request: web.Request) -> web.Response:
+        """Semantic locks that instances of this saga hold or wait for, the longest held first; `?key=` only that one."""
+        if unknown := sorted(request.query.keys() - {"key"}):
+            return _error(400, f"{unknown[0]}: is unknown: give key")
+        try:
+            with translate():
+                async with self._pool.acquire() as conn:
+                    rows = await saga_lock.listed(conn, [self._resource], request.query.get("key"), PAGE_LIMIT)
+        except DatabaseUnavailable as error:
+            return _error(503, str(error), {"Retry-After": "1"})
+        return _json(200, {"locks": [row.form() for row in rows]})
 
     async def verb(self, request: web.Request) -> web.Response:
         """A person's verb: 200 done, 409 not possible (both with the reason), 202 nobody answered within `wait` seconds.

@@ -11,11 +11,11 @@ from asyncpg import Connection
 
 from marty_msf.core.saga.definition import load
 from marty_msf.core.saga.history import Line, former_revisions, history, in_work
-from marty_msf.core.saga.instance import Instance
+from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import fold
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
-from marty_msf.worker.saga.surroundings import look_around
+from marty_msf.worker.saga.surroundings import lock_holders, look_around
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,13 @@ async def show(conn: Connection, resource: str, instance: UUID) -> Portrait | No
     folded = fold(definition, orjson.loads(shown.context), shown.entries)
     progress_ms = folded.progress_ms or int(shown.started_at.timestamp() * 1000)
     surroundings = await look_around(conn, [resource])
+    holders = await lock_holders(conn, [instance] if past.instance.state is State.WAITING else [])
     return Portrait(
         shown,
         past.instance,
         in_work(definition, past.instance),
         lines,
-        surroundings.diagnosis(resource, definition, folded),
+        surroundings.diagnosis(resource, definition, folded, holders.get(instance, "")),
         datetime.fromtimestamp(progress_ms / 1000, UTC),
         surroundings.stuck(resource, past.instance, progress_ms),
     )
