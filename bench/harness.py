@@ -64,19 +64,22 @@ class Result:
 async def fresh_database() -> AsyncIterator[str]:
     """The URL of an empty, migrated database with fsync on, dropped at the end. One benchmark at a time per server."""
     template = await ensure_template()
-    turn = await asyncpg.connect(admin_url())
-    async with _closing(turn), database(template) as url:
-        if not await turn.fetchval("SELECT pg_try_advisory_lock(hashtextextended('marty.bench', 0))"):
-            print("waiting for another benchmark to end", flush=True)
-            await turn.execute("SELECT pg_advisory_lock(hashtextextended('marty.bench', 0))")
-        conn = await asyncpg.connect(url)
-        try:
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                if (value := await conn.fetchval("SELECT current_setting($1)", setting)) != "on":
-                    raise RuntimeError(f"{setting} is {value}: nothing durable would be measured")
-        finally:
-            await conn.close()
+    async with turn(), database(template) as url:
         yield url
+
+
+@asynccontextmanager
+async def turn() -> AsyncIterator[None]:
+    """Until the block ends no other benchmark runs on this server. RuntimeError when what it commits is not durable."""
+    conn = await asyncpg.connect(admin_url())
+    async with _closing(conn):
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+            if (value := await conn.fetchval("SELECT current_setting($1)", setting)) != "on":
+                raise RuntimeError(f"{setting} is {value}: nothing durable would be measured")
+        if not await conn.fetchval("SELECT pg_try_advisory_lock(hashtextextended('marty.bench', 0))"):
+            print("waiting for another benchmark to end", flush=True)
+            await conn.execute("SELECT pg_advisory_lock(hashtextextended('marty.bench', 0))")
+        yield
 
 
 @asynccontextmanager

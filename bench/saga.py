@@ -166,7 +166,7 @@ async def verify(url: str, started: int, totals: SagaTotals) -> tuple[dict[str, 
 def finish(cost: Cost, concurrency: int, found: dict[str, str], failures: list[str]) -> int:
     return report(
         Result(
-            name="saga",
+            name="saga-engine",
             unit="sagas/s",
             floor=FLOOR,
             cost=cost,
