@@ -17,6 +17,7 @@ SERVERS: Final = {
     "openjdk-17-jre-headless": "Kafka",
     "maven": "fetches Kafka's jars",
     "procps": "sysctl",
+    "redis-server": "the step cache that processes share, in tests",
 }
 KUBERNETES: Final = {
     "containerd": "runs the containers",

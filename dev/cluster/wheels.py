@@ -32,8 +32,10 @@ class Requirements:
     @staticmethod
     def of_project() -> "Requirements":
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-        extra = project["optional-dependencies"]["operator"]
-        return Requirements(tuple(project["dependencies"]), tuple(extra), project["version"])
+        extras = project["optional-dependencies"]
+        # A worker's image is for all resources, so it has what any spec may ask for.
+        runtime = (*project["dependencies"], *extras["redis"])
+        return Requirements(runtime, tuple(extras["operator"]), project["version"])
 
     @property
     def key(self) -> str:

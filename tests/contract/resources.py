@@ -51,6 +51,7 @@ CALLING = _resource(
     {
         "kafka": _KAFKA,
         "runtime": {"image": "registry.example/shop:1", "handlers": "shop.sagas", "codeConfigMapRef": {"name": "code"}},
+        "stepCache": {"redis": {"urlSecretRef": {"name": "shop-redis"}}},
         "steps": [
             {
                 "name": "charge",
@@ -74,6 +75,12 @@ CALLING = _resource(
                 "service": "shipping",
                 "action": "ship",
                 "call": {"kafka": {"commandTopic": "ship.commands", "replyTopic": "ship.replies", "key": "order_id"}},
+            },
+            {
+                "name": "check",
+                "service": "customer",
+                "action": "check",
+                "cache": {"ttlSeconds": 300, "key": "context.customer_id"},
             },
         ],
     },

@@ -10,6 +10,7 @@ from marty_msf.core.resources.kinds import KINDS
 from tests.contract.resources import CALLING, GROUPED, PROJECTION, RELAY, SAGA, Resource, Spoil, change, remove, spoiled
 from tests.support.cluster import Cluster
 
+PIVOT = {"name": "charge", "service": "payment", "action": "charge", "pivot": True}
 COLUMN = "which spec.readModel.columns does not declare: add it there or correct the name"
 
 
@@ -46,6 +47,30 @@ BAD = {
     ),
     "negative saga time-out": Bad(
         SAGA, change("spec.timeoutSeconds", -1), "spec.timeoutSeconds", "greater than or equal to 1"
+    ),
+    "a cached result of a step that is undone": Bad(
+        SAGA,
+        change("spec.steps.0.cache", {"ttlSeconds": 60, "key": "context.customer"}),
+        "spec.steps[0].cache",
+        "what is undone, or cannot be, has to be done each time: remove the cache, or the compensation and pivot",
+    ),
+    "a cached pivot": Bad(
+        SAGA,
+        change("spec.steps", [{**PIVOT, "cache": {"ttlSeconds": 60, "key": "context.customer"}}]),
+        "spec.steps[0].cache",
+        "what is undone, or cannot be, has to be done each time",
+    ),
+    "a cached reply": Bad(
+        CALLING,
+        change("spec.steps.2.cache", {"ttlSeconds": 60, "key": "context.customer"}),
+        "spec.steps[2].cache",
+        "replies over Kafka are not cached: call the step over HTTP, or remove the cache",
+    ),
+    "a cache without a time": Bad(
+        SAGA,
+        change("spec.steps.2.cache", {"key": "context.customer"}),
+        "spec.steps[2].cache.ttlSeconds",
+        "Required value",
     ),
     "instances that are stuck at once": Bad(
         SAGA, change("spec.stuckAfterSeconds", 0), "spec.stuckAfterSeconds", "greater than or equal to 1"

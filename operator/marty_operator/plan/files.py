@@ -32,6 +32,8 @@ def named_secrets(spec: Workload) -> Sequence[NamedSecret]:
             found.append(NamedSecret(f"{path}.headersFrom[{place}].secretRef", header.secret_ref))
         if http.tls:
             found.append(NamedSecret(f"{path}.tls.caSecretRef", http.tls.ca_secret_ref))
+    if isinstance(spec, SagaSpec) and spec.step_cache.redis:
+        found.append(NamedSecret("spec.stepCache.redis.urlSecretRef", spec.step_cache.redis.url_secret_ref))
     return found
 
 

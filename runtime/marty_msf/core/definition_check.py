@@ -35,6 +35,8 @@ def _check_saga(spec: SagaSpec) -> None:
         path = f"spec.steps[{index}]"
         if step.condition is not None:
             _check_condition(spec, index, Expression(step.condition, f"{path}.condition"))
+        if step.cache is not None:
+            check(step.cache.key, f"{path}.cache.key")
         if step.call is not None and step.call.http is not None:
             _check_urls(step.call.http, f"{path}.call.http")
         if step.call is not None and step.call.kafka is not None and step.call.kafka.key is not None:

@@ -15,6 +15,7 @@ from marty_msf.worker.saga.calls import Caller
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.step_cache import StepCache
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -135,6 +136,7 @@ async def engine(
     holder: str | None = None,
     worked: dict[int, int] | None = None,
     resource: str = RESOURCE,
+    cache: StepCache | None = None,
 ) -> AsyncIterator[Running]:
     broken: dict[str, str] = {}
     it = Engine(
@@ -148,6 +150,7 @@ async def engine(
         broken=lambda instance, error: broken.update({instance: str(error)}),
         worked={} if worked is None else worked,
         drain_seconds=drain_seconds,
+        cache=cache,
     )
     stop = asyncio.Event()
     task = asyncio.create_task(it.run(stop))

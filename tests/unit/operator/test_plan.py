@@ -87,6 +87,15 @@ HTTP = {"url": "https://pay.example/charge", "headersFrom": HEADERS, "tls": {"ca
 CHARGE = {"name": "charge", "service": "payment", "action": "charge", "call": {"http": HTTP}}
 
 
+def test_the_redis_of_cached_steps_is_a_file_of_the_pods() -> None:
+    redis = {"redis": {"urlSecretRef": {"name": "shop-redis"}}}
+    pod = template(deployment(desired(stepCache=redis)))["spec"]
+
+    volume = next(volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    items = [{"key": "uri", "path": "shop-redis/uri"}]
+    assert volume["projected"]["sources"] == [{"secret": {"name": "shop-redis", "items": items}}]
+
+
 def test_secrets_of_steps_are_files_of_the_pods_and_stand_in_nothing_else() -> None:
     pod = template(deployment(desired(steps=[CHARGE])))["spec"]
 

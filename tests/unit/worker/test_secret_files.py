@@ -78,3 +78,13 @@ def _system_certificate() -> bytes:
     text = Path(bundle).read_text()
     end = "-----END CERTIFICATE-----"
     return (text[: text.index(end)] + end + "\n").encode()
+
+
+def test_a_redis_is_where_the_secret_says_and_other_texts_are_refused_without_showing_them(tmp_path: Path) -> None:
+    put(tmp_path, b"rediss://:s3cret@redis.shop:6379/0\n")
+    assert SecretFiles(tmp_path).redis_url(TOKEN) == "rediss://:s3cret@redis.shop:6379/0"
+    for text in (b"http://s3cret", b"unix:///s3cret", b"", b"s3cret\xff"):
+        put(tmp_path, text)
+        with pytest.raises(SecretUnreadable, match="no URL of a Redis") as error:
+            SecretFiles(tmp_path).redis_url(TOKEN)
+        assert "s3cret" not in str(error.value)

@@ -21,6 +21,7 @@ from marty_msf.core.resources.spec import (
     check_waits,
     indexes,
 )
+from marty_msf.core.resources.step_cache import StepCache
 
 #: A member of the saga's context, written in CEL as `context.<name>`.
 CONTEXT_NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -133,6 +134,9 @@ class SagaSpec(Workload):
     )
     semantic_lock: SemanticLock | None = Field(
         None, description="What an instance works on alone, from its first step to its end."
+    )
+    step_cache: StepCache = Field(
+        default_factory=lambda: StepCache(), description="Where results of steps with cache are kept."
     )
     triggers: list[Trigger] = Field(
         default_factory=list, max_length=16, description="What starts instances, besides POST /v1/sagas."

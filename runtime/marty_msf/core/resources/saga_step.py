@@ -18,6 +18,7 @@ from marty_msf.core.resources.spec import (
     Topic,
     check_waits,
 )
+from marty_msf.core.resources.step_cache import CachedResult
 
 NAME: Final = r"^[a-z][a-z0-9_]*$"
 _MEMBER: Final = "[A-Za-z_][A-Za-z0-9_]*"
@@ -210,6 +211,9 @@ class Step(Model):
     circuit_breaker: CircuitBreaker | None = Field(
         None, description="Stops calling the service while it fails; shared by all pods of this Saga."
     )
+    cache: CachedResult | None = Field(
+        None, description="Uses earlier answers again; only for steps that change nothing and so have no compensation."
+    )
 
     RULES: ClassVar[Sequence[Rule]] = (
         Rule(
@@ -233,6 +237,16 @@ class Step(Model):
             "a GET cannot undo anything: use another method, or remove the compensation",
             field=".call.http.method",
         ),
+        Rule(
+            "!has(self.cache) || !(has(self.compensation) || self.pivot)",
+            "what is undone, or cannot be, has to be done each time: remove the cache, or the compensation and pivot",
+            field=".cache",
+        ),
+        Rule(
+            "!has(self.cache) || !has(self.call) || !has(self.call.kafka)",
+            "replies over Kafka are not cached: call the step over HTTP, or remove the cache",
+            field=".cache",
+        ),
     )
 
 
@@ -251,6 +265,11 @@ def _problems(step: Step) -> Iterator[tuple[str, str, str]]:
         yield "parallelGroup", f"the pivot {step.name!r} is in a group", "take it out of the group"
     if step.call:
         yield from _form_problems(step.call)
+    if step.cache and (step.compensation or step.pivot):
+        which = "a compensation" if step.compensation else "no way back"
+        yield "cache", f"is on {step.name!r}, which has {which} and is done each time", "remove the one or the other"
+    if step.cache and step.call and step.call.kafka:
+        yield "cache", f"is on {step.name!r}, which is called over Kafka", "call it over HTTP, or remove the cache"
     if step.call and step.call.http:
         yield from _http_problems(step.call.http, step.compensation)
 

@@ -13,7 +13,9 @@ from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import Call, CircuitBreaker
 from marty_msf.core.resources.semantic_lock import SemanticLock, key_sources
 from marty_msf.core.resources.spec import Retry
+from marty_msf.core.resources.step_cache import CachedResult
 from marty_msf.core.retry import RetryPolicy
+from marty_msf.core.saga.caching import Cache, identity
 from marty_msf.core.saga.calling import (
     DEFAULT_CALL,
     Breaker,
@@ -49,6 +51,7 @@ class Step:
     group: str | None = None
     call: CallForm = DEFAULT_CALL
     breaker: Breaker | None = None
+    cache: Cache | None = None
     #: Each instance brings data of its own for this step, see own_data.
     own_data: bool = False
 
@@ -106,6 +109,7 @@ def stored_form(spec: SagaSpec) -> bytes:
                     "retry": asdict(_policy(step.retry or defaults.retry)),
                     "call": _plain(step.call),
                     "breaker": _plain(step.circuit_breaker),
+                    "cache": _plain(step.cache),
                 }
                 for step in spec.steps
             ],
@@ -167,8 +171,18 @@ def _step(index: int, form: dict[str, Any]) -> Step:
         group=form.get("group"),
         call=_call(form.get("call"), f"{path}.call"),
         breaker=Breaker(**form["breaker"]) if form.get("breaker") else None,
+        cache=_cache(form, path),
         own_data=form.get("own_data", False),
     )
+
+
+def _cache(form: Mapping[str, Any], path: str) -> Cache | None:
+    cache = form.get("cache")
+    if cache is None:
+        return None
+    called = [form[name] for name in ("name", "service", "action")]
+    key = Expression(cache["key"], f"{path}.cache.key")
+    return Cache(cache["ttl_seconds"], key, identity(*called, form.get("call"), cache["key"]))
 
 
 def _call(form: Mapping[str, Any] | None, path: str) -> CallForm:
@@ -197,7 +211,7 @@ def _call(form: Mapping[str, Any] | None, path: str) -> CallForm:
     )
 
 
-def _plain(part: Call | CircuitBreaker | None) -> Mapping[str, Any] | None:
+def _plain(part: Call | CircuitBreaker | CachedResult | None) -> Mapping[str, Any] | None:
     return part.model_dump(mode="json", exclude_none=True) if part else None
 
 

@@ -4,6 +4,7 @@ from marty_msf.core.errors import BusinessKeyTaken, UnknownSaga
 from marty_msf.patterns.saga.guard import Step, StepTooLate, forget_steps, step_guard
 from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
+from marty_msf.worker.saga.cache_mark import cached_saga_step
 from marty_msf.worker.saga.circuit_mark import circuit_breaker
 from marty_msf.worker.saga.handlers import StepContext, StepHandler, saga_compensation, saga_step
 from marty_msf.worker.saga.python_caller import StepRejected
@@ -19,6 +20,7 @@ __all__ = [
     "StepRejected",
     "StepTooLate",
     "UnknownSaga",
+    "cached_saga_step",
     "circuit_breaker",
     "forget_steps",
     "saga_compensation",

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from marty_msf.core.errors import DatabaseUnavailable
+from marty_msf.core.saga.caching import Cache
+from marty_msf.core.saga.definition import Step
 from marty_msf.core.worker_config import SECRETS_DIRECTORY
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.saga.calling import LibraryCaller
 from marty_msf.patterns.saga.compiling import Compiled
-from marty_msf.patterns.saga.gate import HandlerGate
+from marty_msf.patterns.saga.gate import HandlerGate, handler_name
 from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
@@ -27,11 +29,14 @@ from marty_msf.worker.saga.metrics import SagaMetrics
 from marty_msf.worker.saga.reachability import Reachability
 from marty_msf.worker.saga.secret_files import SecretFiles
 from marty_msf.worker.saga.starts import Receipt
+from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
 from marty_msf.worker.saga.surroundings import DEFAULT_STUCK_AFTER_SECONDS
 from marty_msf.worker.service import supervise
 
 LOOK_SECONDS: Final = 5.0
+#: Of results of steps marked with cached_saga_step.
+CACHE_BYTES: Final = 64 * 1024 * 1024
 #: Until the engine has its lanes, however busy the database is.
 START_SECONDS: Final = 30.0
 
@@ -128,6 +133,9 @@ class Running:
                 worked=self._worked,
                 gate=self._gated,
                 calls=self.metrics.calls,
+                cache=StepCache(
+                    context.resource, CACHE_BYTES, of_handler=self._handlers_cache, numbers=self.metrics.calls
+                ),
             )
             self._engine = engine
             try:
@@ -138,6 +146,10 @@ class Running:
                 raise first_error(group) from group
             finally:
                 self._engine = self._gate = None
+
+    def _handlers_cache(self, step: Step) -> Cache | None:
+        name = handler_name(self._handlers, step, undo=False)
+        return None if name is None else self._handlers.cache(name)
 
     def _gated(self, breakers: Breakers) -> HandlerGate:
         self._gate = HandlerGate(breakers, self._handlers)

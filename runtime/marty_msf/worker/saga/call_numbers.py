@@ -44,6 +44,7 @@ class CallNumbers(Collector):
     def __init__(self) -> None:
         self._cells: dict[tuple[str, bool, type[Outcome], bool], Durations] = {}
         self._retries: dict[tuple[str, bool], int] = {}
+        self._cached: dict[tuple[str, bool], int] = {}
         self._steps: set[str] = set()
 
     def called(self, step: str, call: Call, outcome: Outcome, seconds: float) -> None:
@@ -59,6 +60,11 @@ class CallNumbers(Collector):
         if not call.first:
             repeated = (key[0], call.undo)
             self._retries[repeated] = self._retries.get(repeated, 0) + 1
+
+    def cached(self, step: str, *, hit: bool) -> None:
+        """A cached step was looked up."""
+        key = (self._known(step), hit)
+        self._cached[key] = self._cached.get(key, 0) + 1
 
     def collect(self) -> Iterable[Metric]:
         """See Collector."""
@@ -80,6 +86,14 @@ class CallNumbers(Collector):
         for (step, undo), count in list(self._retries.items()):
             retries.add_metric([step, _direction(undo)], count)
         yield retries
+        cached = CounterMetricFamily(
+            "marty_saga_step_cache_lookups",
+            "Calls of steps with a cache in this process: answered by it (hit), or made (miss).",
+            labels=["step", "result"],
+        )
+        for (step, hit), count in list(self._cached.items()):
+            cached.add_metric([step, "hit" if hit else "miss"], count)
+        yield cached
 
     def _known(self, step: str) -> str:
         if step not in self._steps:

@@ -37,6 +37,7 @@ from marty_msf.worker.saga.moving import Mover
 from marty_msf.worker.saga.partitions import keep_partitions
 from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.starts import Receipt, Starter
+from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.waves import Waves
 
 logger = logging.getLogger(__name__)
@@ -71,11 +72,12 @@ class Engine:
         gate: Callable[[Breakers], Gate] = lambda breakers: breakers,
         calls: CallNumbers | None = None,
         messenger: Messenger | None = None,
+        cache: StepCache | None = None,
     ) -> None:
         """`workers` bounds the calls at once; `ended` hears of every instance that ended or was parked
         here, `broken` of one that cannot be worked on: it is left as it is, and harms no other. `worked` is kept here
         and outlives the engine: lane -> epoch in which this process last worked on it. `gate` puts something in front
-        of the breakers, `messenger` makes the calls over Kafka. `calls` counts them.
+        of the breakers, `messenger` makes the calls over Kafka. `calls` counts them, `cache` answers some.
         """
         self._worked = worked
         self._pool = pool
@@ -95,7 +97,9 @@ class Engine:
         self.breakers = Breakers(pool, resource, holder)
         self._locks = Locks(pool, resource, holder, self.memory, self._tell)
         self._when_ended = ended
-        self._calls = CallPool(caller, workers, self._tell, gate(self.breakers), calls or CallNumbers(), messenger)
+        self._calls = CallPool(
+            caller, workers, self._tell, gate(self.breakers), calls or CallNumbers(), messenger, cache
+        )
         self._waves = Waves(
             self.memory,
             resource=resource,

@@ -16,9 +16,11 @@ from typing import Any, Final, TypeAlias, TypeVar, overload
 import orjson
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.saga.caching import Cache
 from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
+from marty_msf.worker.saga.cache_mark import cache_of
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.circuit_mark import breaker_of
 from marty_msf.worker.saga.python_caller import StepRejected
@@ -147,6 +149,10 @@ class Handlers:
             )
         return next(iter(found), None)
 
+    def cache(self, step: str) -> Cache | None:
+        """What the function that does a step is marked with, see cached_saga_step."""
+        return cache_of(self._handlers.get(_Mark(step, undo=False)))
+
     async def registered(self, step: str, *, undo: bool) -> None:
         """Return once a function for it is registered."""
         while not self.has(step, undo=undo):
@@ -195,6 +201,13 @@ class Handlers:
             raise InvalidDefinition(path, f"{type(handler).__name__} cannot be called", "give a function")
         if mark in self._handlers and self._handlers[mark] != handler:
             raise InvalidDefinition(path, "is registered already", "give each step one function")
+        does = handler if not mark.undo else self._handlers.get(_Mark(mark.step, undo=False))
+        if cache_of(does) is not None and (mark.undo or self.has(mark.step, undo=True)):
+            raise InvalidDefinition(
+                path,
+                "the step is marked with @cached_saga_step and has a compensation",
+                "remove the one or the other: what is undone has to be done each time",
+            )
         self._handlers[mark] = handler
         self._changed.set()
         self._changed = asyncio.Event()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -14,6 +15,9 @@ from aiohttp import web
 
 from marty_msf.core.resources.kinds import Role
 from marty_msf.core.saga.breaker import Phase
+from marty_msf.core.saga.caching import Cache
+from marty_msf.core.saga.calling import PythonCall, SecretFile
+from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.trigger import compiled
 from marty_msf.core.worker_config import SECRETS_DIRECTORY, SagaConfig
 from marty_msf.core.worker_status import BreakerState, Local, ProblemReason, SagaTotals
@@ -29,13 +33,16 @@ from marty_msf.worker.saga.callers import Callers
 from marty_msf.worker.saga.calls import Caller
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
+from marty_msf.worker.saga.handlers import Handlers
 from marty_msf.worker.saga.http_caller import HttpCaller, session
 from marty_msf.worker.saga.kafka_calls import KafkaCalls
 from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
 from marty_msf.worker.saga.parked_events import ParkedEvents
 from marty_msf.worker.saga.reachability import Reachability
+from marty_msf.worker.saga.redis_cache import RedisCache
 from marty_msf.worker.saga.routes import Routes
 from marty_msf.worker.saga.secret_files import SecretFiles
+from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
 from marty_msf.worker.saga.triggers import Triggers
 
@@ -81,7 +88,7 @@ class SagaRole:
             if self._spec.kafka
             else None
         )
-        async with self._calling() as caller:
+        async with self._calling() as (caller, cache):
             engine = Engine(
                 self._context.pool,
                 resource=self._context.resource,
@@ -94,6 +101,7 @@ class SagaRole:
                 worked=self._worked,
                 calls=self._metrics.calls,
                 messenger=kafka_calls.commands if kafka_calls else None,
+                cache=cache,
             )
             parked = ParkedEvents(self._context.pool, self._board, self._context.resource, engine.starter.slot)
             self._engine = self._routes.engine = engine
@@ -170,18 +178,39 @@ class SagaRole:
         return self._routes.definitions()
 
     @asynccontextmanager
-    async def _calling(self) -> AsyncIterator[Caller]:
+    async def _calling(self) -> AsyncIterator[tuple[Caller, StepCache]]:
         if self._caller is not None:
-            yield self._caller
+            yield (
+                self._caller,
+                StepCache(self._context.resource, self._spec.step_cache.max_bytes, numbers=self._metrics.calls),
+            )
             return
-        handlers = user_code.load(self._spec)
+        handlers, secrets = user_code.load(self._spec), SecretFiles(Path(SECRETS_DIRECTORY))
         self._definitions.follow(user_code.guarded(self._spec, handlers))
+        cache = self._cache(handlers, secrets)
         try:
             async with session(self._spec.workers) as client:
-                http = HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
-                yield Callers(http, handlers)
+                yield Callers(HttpCaller(client, self._reachability, secrets), handlers), cache
         finally:
             handlers.close()
+            await cache.close()
+
+    def _cache(self, handlers: Handlers, secrets: SecretFiles) -> StepCache:
+        wanted, shared = self._spec.step_cache, None
+        if wanted.redis:
+            named = wanted.redis.url_secret_ref
+            shared = RedisCache(partial(secrets.redis_url, SecretFile(named.name, named.key)))
+
+        def of_handler(step: Step) -> Cache | None:
+            return handlers.cache(step.call.handler) if isinstance(step.call, PythonCall) else None
+
+        return StepCache(
+            self._context.resource,
+            wanted.max_bytes,
+            shared=shared,
+            of_handler=of_handler,
+            numbers=self._metrics.calls,
+        )
 
     async def _look(self, engine: Engine, stop: asyncio.Event) -> None:
         """Say that the worker works, then keep gauges and the board up to date until `stop`."""

@@ -42,6 +42,10 @@ class SecretFiles:
         """A header's value: the file's text without the newline at its end. Raises SecretUnreadable."""
         return str(self._value(secret, "header", self._read_header))
 
+    def redis_url(self, secret: SecretFile) -> str:
+        """The address of a Redis. Raises SecretUnreadable."""
+        return str(self._value(secret, "redis", self._read_redis_url))
+
     def trust(self, secret: SecretFile) -> ssl.SSLContext:
         """A TLS client that trusts exactly the certificates of the file. Raises SecretUnreadable."""
         value = self._value(secret, "ca", self._read_trust)
@@ -81,6 +85,16 @@ class SecretFiles:
             raise SecretUnreadable(
                 f"{_name(secret)} is no header value: put 1 to {_LONGEST_HEADER} printable ASCII characters there"
             )
+        return text
+
+    @staticmethod
+    def _read_redis_url(secret: SecretFile, path: Path) -> str:
+        try:
+            text = path.read_bytes().decode("ascii").strip()
+        except UnicodeDecodeError:
+            text = ""
+        if not text.startswith(("redis://", "rediss://")):
+            raise SecretUnreadable(f"{_name(secret)} is no URL of a Redis: put redis://host:6379/0 or rediss://… there")
         return text
 
     @staticmethod

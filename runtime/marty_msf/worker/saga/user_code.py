@@ -37,6 +37,11 @@ def load(spec: SagaSpec) -> Handlers:
                     f"spec.steps[{index}].call.python.handler: module {name!r} has no function marked with"
                     f" @{mark}({handler!r}): add it or correct the name"
                 )
+        if handlers.cache(handler) is not None and (step.compensation or step.pivot):
+            raise HandlersUnusable(
+                f"spec.steps[{index}]: @cached_saga_step is on the function of {handler!r}, but the step has"
+                f" {'a compensation' if step.compensation else 'no way back'}: what it does has to be done each time"
+            )
     return handlers
 
 
