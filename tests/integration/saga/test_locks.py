@@ -11,10 +11,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from marty_msf.core.saga.events import Unlock
+from marty_msf.core.saga.definition import load, stored_form
+from marty_msf.core.saga.events import LockRefused, Unlock
+from marty_msf.core.saga.instance import Acquire, Instance, State
 from marty_msf.core.saga.journal import encode
-from marty_msf.store import saga_verb
+from marty_msf.store import leases, saga_verb
 from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.locks import Locks
+from marty_msf.worker.saga.memory import Live, Memory
 from marty_msf.worker.saga.python_caller import StepCall
 from tests.integration.saga.lock_pass import LEDGER, ONE_ORDER, caller, interleaved, saga
 from tests.integration.saga.sagas import RESOURCE, Failing, Gated, Shop, engine, pool_of, spec, states, told
@@ -357,3 +361,45 @@ async def test_a_key_that_is_none_parks_the_instance(postgres_url: str, conn: as
         parked = await start(it, "order-1")
         await becomes(conn, parked, "Parked")
     assert "let it give text or an integer" in await conn.fetchval(ERROR, parked)
+
+
+BLOCKED = """
+SELECT EXISTS (SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database
+                WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted)
+"""
+
+
+async def test_an_instance_that_ends_while_it_is_queued_leaves_nothing_behind(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    """Its deadline passes between the question and the answer."""
+    told: list[Any] = []
+    row = (
+        "INSERT INTO marty.saga_instance (id, resource, lane, revision, business_key, state)"
+        f" VALUES (gen_random_uuid(), '{RESOURCE}', 3, 'r', $1, $2) RETURNING id"
+    )
+    definition = load(stored_form(saga({**ONE_ORDER, "onConflict": "Reject"})))
+    memory = Memory()
+    memory.open_lane(3, (await leases.claim(conn, f"saga:{RESOURCE}", "me", [3], 60)).held[3])
+    lives = []
+    for number in range(3):
+        id_ = await conn.fetchval(row, str(number), "Waiting")
+        lives.append(Live(id_, str(id_), 3, definition, 0, Instance({}, State.WAITING)))
+        memory.add(lives[-1])
+    async with pool_of(postgres_url) as pool, pool.acquire() as own:
+        locks = Locks(pool, RESOURCE, "me", memory, lambda live, event: told.append((live, event)))
+        for live in lives:
+            locks.acquire(live, Acquire(("order:7",), reject=True))
+        async with conn.transaction():
+            await conn.execute("SELECT marty.lock_saga_locks('shop')")
+            turn = asyncio.create_task(locks.run_once(own))
+            await eventually(lambda: conn.fetchval(BLOCKED))
+            for live in lives[:2]:
+                memory.remove(live)
+                live.instance = Instance({}, State.FAILED)
+                locks.ended(live)
+        await turn
+        await locks.run_once(own)
+
+    assert told == [(lives[2], LockRefused(lives[0].text))]
+    assert await conn.fetchval(ROWS) == 0

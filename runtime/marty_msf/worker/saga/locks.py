@@ -114,7 +114,7 @@ class Locks:
         while self._waiting:
             ids, self._granted = await saga_lock.granted(conn, self._resource, self._granted, _GRANTS)
             for id_ in ids:
-                self._hold(id_)
+                self._answer(id_, Locked())
             if len(ids) < _GRANTS:
                 break
 
@@ -144,10 +144,9 @@ class Locks:
                 tell()
         for it in answers:
             if it.outcome == saga_lock.HELD:
-                self._hold(it.instance)
+                self._answer(it.instance, Locked())
             elif it.outcome == saga_lock.REFUSED:
-                live = self._waiting.pop(it.instance)
-                self._say(live, LockRefused(str(it.before)))
+                self._answer(it.instance, LockRefused(str(it.before)))
 
     async def _check(self, conn: Connection) -> None:
         began = time.monotonic()
@@ -157,12 +156,8 @@ class Locks:
         now = time.monotonic()
         self._next_check = now + max(CHECK_SECONDS, (now - began) / _CHECK_SHARE)
 
-    def _hold(self, id_: UUID) -> None:
+    def _answer(self, id_: UUID, event: Locked | LockRefused) -> None:
         live = self._waiting.pop(id_, None)
-        if live is not None:
-            self._say(live, Locked())
-
-    def _say(self, live: Live, event: Locked | LockRefused) -> None:
-        # In a lane that is about to leave us, the next owner asks again.
-        if self._memory.is_working(live.lane):
+        # It may have ended meanwhile; in a lane that is about to leave us, the next owner asks again.
+        if live is not None and self._memory.is_working(live.lane):
             self._tell(live, event)
