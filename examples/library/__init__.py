@@ -1,0 +1,1 @@
+"""Money moves between accounts: a saga that the application's own processes run."""
