@@ -29,6 +29,7 @@ def check_all(plan: Plan, facts: Facts) -> tuple[Check, ...]:
         completed_orders,
         undone_orders,
         undo_order,
+        locks,
         repeated_calls,
         counters,
         workers,
@@ -127,6 +128,23 @@ def _undos(entries: Sequence[tuple[str, int]]) -> list[str]:
     return [step for step, change in entries if change <= 0]
 
 
+def locks(plan: Plan, facts: Facts) -> Check:
+    """What two orders did to one customer or shelf is never mixed: the second one begins when the first one has ended."""
+    orders = {order.key: order for order in plan.orders}
+    held = {it.id: orders[it.business_key].locks for it in facts.instances if it.business_key in orders}
+    last: dict[str, str] = {}
+    over: set[tuple[str, str]] = set()
+    differing = set()
+    for entry in facts.entries:
+        for lock in held.get(entry.saga, ()):
+            if last.get(lock) != entry.saga:
+                over |= {(lock, last[lock])} if lock in last else set()
+                last[lock] = entry.saga
+                if (lock, entry.saga) in over:
+                    differing.add(lock)
+    return _check("semantic locks under which orders mixed", 0, len(differing), differing)
+
+
 def repeated_calls(_: Plan, facts: Facts) -> Check:
     """A key always comes with the same bytes."""
     return _check("repeated calls with other bytes", 0, facts.calls.other_bytes, ())
@@ -140,9 +158,11 @@ def counters(_: Plan, facts: Facts) -> Check:
 
 
 def workers(_: Plan, facts: Facts) -> Check:
-    """Nothing that happened made a worker end by itself, log an error of its own, or keep a lane at its end."""
-    differing = [*facts.crashes, *facts.errors, *([f"{facts.leases} lanes are still owned"] if facts.leases else [])]
-    return _check("workers' own crashes, errors, lanes kept", 0, len(differing), differing)
+    """Nothing that happened made a worker end by itself, log an error of its own, or keep a lane or lock at the end."""
+    kept = {"lanes": facts.lanes_kept, "locks": facts.locks_kept}
+    still = [f"{count} {what} are still kept" for what, count in kept.items() if count]
+    differing = [*facts.crashes, *facts.errors, *still]
+    return _check("workers' own crashes, errors, lanes and locks kept", 0, len(differing), differing)
 
 
 def _by_saga(facts: Facts) -> Mapping[str, list[tuple[str, int]]]:

@@ -36,7 +36,10 @@ SELECT sum(started)::bigint, sum(completed)::bigint, sum(compensated)::bigint, s
   FROM marty.saga_counter WHERE resource = $1
 """
 
-LEASES: Final = "SELECT count(*) FROM marty.lease WHERE scope = 'saga:' || $1 AND holder IS NOT NULL"
+KEPT: Final = """
+SELECT (SELECT count(*) FROM marty.lease WHERE scope = 'saga:' || $1 AND holder IS NOT NULL),
+       (SELECT count(*) FROM marty.saga_lock)
+"""
 
 DEFINITIONS: Final = "SELECT revision, definition FROM marty.saga_definition WHERE resource = $1"
 
@@ -66,8 +69,9 @@ class Facts:
     acknowledged: Mapping[str, frozenset[str]]
     #: started, completed, compensated, failed, cancelled, parked: from the counter rows.
     counters: tuple[int, ...]
-    #: Lanes that somebody still owned when both workers had gone in good order.
-    leases: int
+    #: Lanes and semantic locks that somebody still had when all was over and both workers had gone in good order.
+    lanes_kept: int
+    locks_kept: int
     kills: int
     restarts: int
     #: Workers that ended although nobody killed them, and errors that they logged.
@@ -85,9 +89,10 @@ async def counters(conn: asyncpg.Connection) -> tuple[int, ...]:
     return tuple(int(number or 0) for number in await conn.fetchrow(COUNTERS, RESOURCE))
 
 
-async def leases(conn: asyncpg.Connection) -> int:
-    """See Facts.leases."""
-    return int(await conn.fetchval(LEASES, RESOURCE))
+async def kept(conn: asyncpg.Connection) -> tuple[int, int]:
+    """See Facts: lanes, locks."""
+    lanes, locks = await conn.fetchrow(KEPT, RESOURCE)
+    return lanes, locks
 
 
 async def instances(conn: asyncpg.Connection) -> list[Ended]:

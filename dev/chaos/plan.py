@@ -52,9 +52,25 @@ class Order:
         return REFUSING[turn % len(REFUSING)] if rest == 0 else None
 
     @property
+    def customer(self) -> int:
+        """Two orders, started about at the same time, have the same customer."""
+        return self.number // 40 * 20 + self.number % 20
+
+    @property
+    def shelf(self) -> int:
+        """Now and then an order and the next one take from the same shelf."""
+        return self.number - 1 if self.number % 10 == 1 else self.number
+
+    @property
+    def locks(self) -> Sequence[str]:
+        """What it works on while no other order may."""
+        return (f"customer:{self.customer}", f"shelf:{self.shelf}")
+
+    @property
     def context(self) -> Mapping[str, Any]:
         """What its instance starts with."""
-        return {"order": self.number, "customer": {"is_premium": self.premium}, "refused_by": self.refused_by}
+        customer = {"number": self.customer, "is_premium": self.premium}
+        return {"order": self.number, "customer": customer, "shelf": self.shelf, "refused_by": self.refused_by}
 
     @property
     def by_sql(self) -> bool:
@@ -118,6 +134,7 @@ def config(service: str) -> SagaConfig:
                 "database": {"urlSecretRef": {"name": "chaos"}},
                 "workers": 100,
                 "maxParallelSteps": 2,
+                "semanticLock": {"keys": ["'customer:' + string(customer.number)", "'shelf:' + string(shelf)"]},
                 "stepDefaults": {"timeoutMs": TIMEOUT_MS, "retry": _FORWARD},
                 "compensationDefaults": {"retry": _PATIENT},
                 "steps": [

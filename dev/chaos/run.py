@@ -107,13 +107,15 @@ async def _quiet(
 async def _facts(server: Server, customers: Customers, pods: list[Pod], restarts: int) -> Facts:
     conn, books = await asyncpg.connect(server.url("marty")), await asyncpg.connect(server.url("ledger"))
     try:
+        lanes, locks = await facts.kept(conn)
         return Facts(
             instances=await facts.instances(conn),
             entries=await ledger.entries(books),
             calls=await ledger.calls(books),
             acknowledged={key: frozenset(ids) for key, ids in customers.acknowledged.items()},
             counters=await facts.counters(conn),
-            leases=await facts.leases(conn),
+            lanes_kept=lanes,
+            locks_kept=locks,
             kills=sum(pod.killed for pod in pods),
             restarts=restarts,
             crashes=[f"worker-{pod.number} ended with {code}" for pod in pods for code in pod.crashes],

@@ -9,7 +9,7 @@ from dev.chaos.plan import Plan
 from dev.chaos.run import run
 from dev.demo.render import check_table
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(300)]
 
 
 async def test_under_kills_a_crash_of_postgres_and_a_bad_service_every_instance_ends_and_the_ledger_balances(

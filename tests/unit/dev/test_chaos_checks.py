@@ -33,7 +33,8 @@ FACTS = Facts(
     calls=Calls(14, 20, 0, 1),
     acknowledged={f"order-{number}": frozenset(id_) for number, id_ in enumerate("abc")},
     counters=(3, 1, 2, 0, 0, 0),
-    leases=0,
+    lanes_kept=0,
+    locks_kept=0,
     kills=4,
     restarts=1,
     crashes=(),
@@ -78,10 +79,17 @@ def test_a_run_in_which_all_is_as_it_must_be_passes() -> None:
         ),
         (replace(FACTS, calls=replace(FACTS.calls, other_bytes=1)), "repeated calls with other bytes"),
         (replace(FACTS, counters=(3, 2, 1, 0, 0, 0)), "started/completed/compensated/failed/cancelled/parked"),
-        (replace(FACTS, crashes=["worker-1 ended with 1"]), "workers' own crashes, errors, lanes kept"),
-        (replace(FACTS, leases=3), "workers' own crashes, errors, lanes kept"),
+        (replace(FACTS, crashes=["worker-1 ended with 1"]), "workers' own crashes, errors, lanes and locks kept"),
+        (replace(FACTS, lanes_kept=3), "workers' own crashes, errors, lanes and locks kept"),
+        (replace(FACTS, locks_kept=1), "workers' own crashes, errors, lanes and locks kept"),
         (replace(FACTS, kills=0), "kills (at least), restarts of Postgres"),
     ],
 )
 def test_each_fault_is_found(facts: Facts, failing: str) -> None:
     assert failing in _failing(facts)
+
+
+def test_orders_that_mix_under_one_lock_are_found() -> None:
+    # Orders 0 and 1 take from the same shelf.
+    mixed = (Entry("a", "hold", 1), *FACTS.entries[:5], Entry("a", "hold", -1), *FACTS.entries[7:])
+    assert _failing(replace(FACTS, entries=mixed)) == {"semantic locks under which orders mixed"}
