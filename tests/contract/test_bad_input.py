@@ -75,6 +75,12 @@ BAD = {
     "instances that are stuck at once": Bad(
         SAGA, change("spec.stuckAfterSeconds", 0), "spec.stuckAfterSeconds", "greater than or equal to 1"
     ),
+    "history that goes at once": Bad(
+        SAGA,
+        change("spec.retention", {"completedHours": 0}),
+        "spec.retention.completedHours",
+        "greater than or equal to 1",
+    ),
     "negative step time-out": Bad(
         SAGA, change("spec.steps.0.timeoutMs", -1), "spec.steps[0].timeoutMs", "greater than or equal to 1"
     ),

@@ -14,9 +14,11 @@ import click
 from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl, InvalidDefinition, MartyError
+from marty_msf.core.saga.ended import gone
 from marty_msf.core.saga.short_ids import shortened, span
-from marty_msf.store import saga_list
+from marty_msf.store import saga_history, saga_list
 from marty_msf.store.database import CONNECT_TIMEOUT_SECONDS, connect, translate
+from marty_msf.worker.saga.clock import now_ms
 
 if TYPE_CHECKING:
     from marty_msf.cli.cluster import Cluster
@@ -140,9 +142,20 @@ async def find(sites: Sequence[Site], text: str) -> Found:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise click.ClickException(f"{text}: there is no such instance: look with `marty saga list`")
+        why = gone(first, await _kept_hours(sites), now_ms()) or "look with `marty saga list`"
+        raise click.ClickException(f"{text}: there is no such instance: {why}")
     forms = shortened(it.id for it in found)
     raise click.ClickException(f"{text}: names several instances: {', '.join(forms.values())}: give more of the id")
+
+
+async def _kept_hours(sites: Sequence[Site]) -> int | None:
+    """The shortest retention among the sagas that are meant; None when all of them keep everything."""
+    hours: list[int] = []
+    for site in sites:
+        async with opened(site) as conn:
+            found = await saga_history.retentions(conn)
+        hours += [it.hours for resource, it in found.items() if site.resources is None or resource in site.resources]
+    return min(hours, default=None)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -29,6 +29,7 @@ class ProblemReason(StrEnum):
     OUTBOX_OWNED = "OutboxOwned"
     OUTBOX_RESTORED = "OutboxRestored"
     INSTANCES_STUCK = "InstancesStuck"
+    HISTORY_NOT_REMOVED = "HistoryNotRemoved"
     INTERNAL_ERROR = "InternalError"
 
 

@@ -3,11 +3,11 @@
 import asyncpg
 import pytest
 
-from marty_msf.store import saga_archive, saga_instance, saga_start, saga_trigger, saga_wave
+from marty_msf.store import saga_archive, saga_history, saga_instance, saga_start, saga_trigger, saga_wave
 
 STATEMENTS = {
     f"{module.__name__}.{name}": sql
-    for module in (saga_archive, saga_instance, saga_start, saga_trigger, saga_wave)
+    for module in (saga_archive, saga_history, saga_instance, saga_start, saga_trigger, saga_wave)
     for name, sql in vars(module).items()
     if name.isupper() and isinstance(sql, str) and not name.startswith("PLAN_")
 }

@@ -68,6 +68,17 @@ class KafkaTrigger(Model):
     )
 
 
+class Retention(Model):
+    """What is kept of the past."""
+
+    completed_hours: int = Field(
+        168,
+        ge=1,
+        le=876_000,
+        description="Hours that an instance which ended can be seen, and its business key stays taken.",
+    )
+
+
 class Trigger(Model):
     """What starts an instance by itself."""
 
@@ -137,6 +148,9 @@ class SagaSpec(Workload):
     )
     step_cache: StepCache = Field(
         default_factory=lambda: StepCache(), description="Where results of steps with cache are kept."
+    )
+    retention: Retention = Field(
+        default_factory=lambda: Retention(), description="How long instances are kept after their end."
     )
     triggers: list[Trigger] = Field(
         default_factory=list, max_length=16, description="What starts instances, besides POST /v1/sagas."

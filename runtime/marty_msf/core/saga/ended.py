@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.instance import LIVE, State
@@ -11,6 +12,8 @@ from marty_msf.core.saga.selection import moment_ms, states_named
 #: Final states, as texts: an instance in one of these never changes again.
 ENDED: Final = tuple(sorted(state.value for state in State if state not in LIVE and state is not State.PARKED))
 _FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: An id from before is none of ours.
+_PAST_MS: Final = 50 * 366 * 86_400_000
 _LAST: Final = datetime(9999, 12, 31, tzinfo=UTC)
 
 
@@ -43,3 +46,18 @@ def _moment(path: str, text: str | None, now_ms: int, default: datetime) -> date
         return datetime.fromtimestamp(moment_ms(path, text, now_ms) / 1000, UTC)
     except (OverflowError, OSError, ValueError):
         raise InvalidDefinition(path, f"{text!r} is out of range", "give a time since 1970") from None
+
+
+def gone(instance: UUID, hours: int | None, now_ms: int) -> str:
+    """What to say of an id that names no instance, when the retention may be why; empty when it cannot be.
+
+    `hours` is how long the saga keeps ended instances, None for ever.
+    """
+    started_ms = instance.int >> 80
+    if hours is None or not 0 <= now_ms - started_ms <= _PAST_MS or now_ms - started_ms < hours * 3_600_000:
+        return ""
+    started = datetime.fromtimestamp(started_ms / 1000, UTC)
+    return (
+        f"the id is of {started:%Y-%m-%d %H:%M} UTC, and instances that ended are removed after {hours} h "
+        "(spec.retention.completedHours): if it was one it is gone, look into the archive"
+    )

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -59,6 +59,23 @@ class Ended(Collector):
         yield durations
 
 
+class HistoryNumbers:
+    """What this process removed as the janitor of the database, of all its sagas."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.instances = Counter(
+            "marty_saga_history_instances_removed",
+            "Ended instances, of any saga of the database, that this process removed after their retention.",
+            registry=registry,
+        )
+        self.partitions = Counter(
+            "marty_saga_history_partitions",
+            "Partitions of journals and contexts that this process emptied (rotate) or dropped (drop).",
+            ["step"],
+            registry=registry,
+        )
+
+
 class SagaMetrics:
     """Counts of this process; global numbers are in `/status`."""
 
@@ -67,6 +84,7 @@ class SagaMetrics:
         registry.register(self.ended)
         self.calls = CallNumbers()
         registry.register(self.calls)
+        self.history = HistoryNumbers(registry)
         self.live = Gauge("marty_saga_live_instances", "Live instances in this process's memory.", registry=registry)
         self.lanes = Gauge("marty_saga_lanes", "Lanes this process owns.", registry=registry)
         self.parked_oldest = Gauge(

@@ -35,6 +35,7 @@ from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.handlers import Handlers
 from marty_msf.worker.saga.http_caller import HttpCaller, session
+from marty_msf.worker.saga.janitor import Janitor
 from marty_msf.worker.saga.kafka_calls import KafkaCalls
 from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
 from marty_msf.worker.saga.parked_events import ParkedEvents
@@ -69,6 +70,14 @@ class SagaRole:
         self._triggers = compiled(config.spec)
         self._definitions = Definitions(context.pool, context.resource, config.spec)
         self._metrics = SagaMetrics(context.registry)
+        self._janitor = Janitor(
+            context.pool,
+            context.resource,
+            context.holder,
+            config.spec.retention.completed_hours,
+            context.board,
+            self._metrics.history,
+        )
         self._reachability = Reachability(context.board, time.time)
         bound_seconds = config.spec.stuck_after_seconds
         self._stuck = StuckWatch(context.pool, context.resource, bound_seconds, context.board)
@@ -111,6 +120,7 @@ class SagaRole:
                     tasks.create_task(self._look(engine, stop))
                     if kafka_calls:
                         tasks.create_task(kafka_calls.run(engine.memory, parked, engine.hasten, stop))
+                    tasks.create_task(self._janitor.run(stop))
                     if self._triggers and self._spec.kafka:
                         kafka = KafkaInput(
                             replace(self._context, board=shares.share()),

@@ -8,11 +8,13 @@ from uuid import UUID
 import asyncpg
 import orjson
 from aiohttp import web
+from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
+from marty_msf.core.saga.ended import gone
 from marty_msf.core.saga.selection import Selection, selection
 from marty_msf.core.saga.short_ids import span
-from marty_msf.store import saga_lock
+from marty_msf.store import saga_history, saga_lock
 from marty_msf.store.database import translate
 from marty_msf.worker.saga import asking, listing
 from marty_msf.worker.saga.clock import now_ms
@@ -84,12 +86,12 @@ class Routes:
             with translate():
                 async with self._pool.acquire() as conn:
                     shown = await show(conn, self._resource, instance)
+                    if shown is None:
+                        return await self._missing(conn, instance)
         except InvalidDefinition as error:
             return _error(400, str(error))
         except DatabaseUnavailable as error:
             return _error(503, str(error), {"Retry-After": "1"})
-        if shown is None:
-            return self._missing(instance)
         return _json(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
 
     async def locks(self, request: web.Request) -> web.Response:
@@ -116,7 +118,7 @@ class Routes:
                 async with self._pool.acquire() as conn:
                     seen = await asking.preview(conn, self._resource, instance, wished)
                     if seen is None:
-                        return self._missing(instance)
+                        return await self._missing(conn, instance)
                     if dry_run:
                         return _json(200 if seen.refusal is None else 409, seen.form())
                     numbers = await asking.ask(conn, [instance], wished)
@@ -130,8 +132,10 @@ class Routes:
         form = {"saga_id": str(instance), "verb": found.verb, "by": found.by, "done": found.done}
         return _json(status, {**form, "answer": found.answer})
 
-    def _missing(self, instance: UUID) -> web.Response:
-        return _error(404, f"{self._resource} has no instance {instance}: look at the other sagas")
+    async def _missing(self, conn: Connection, instance: UUID) -> web.Response:
+        hours = await saga_history.retention_hours(conn, self._resource)
+        why = gone(instance, hours, now_ms()) or "look at the other sagas"
+        return _error(404, f"{self._resource} has no instance {instance}: {why}")
 
 
 def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
