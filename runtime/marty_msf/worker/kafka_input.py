@@ -85,8 +85,10 @@ class KafkaInput:
             fetched = await consumer.fetch(max_records, wait_seconds)
             proven = await self._assignment.proven(consumer, fetched)
         except BrokerUnavailable as error:
-            self._failure = error
-            self._failed.set()
+            # A consumer that was stopped meanwhile, in the other task, has failed nobody.
+            if self._consumer is consumer:
+                self._failure = error
+                self._failed.set()
             return None
         finally:
             self._report_stopped()

@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from aiokafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    KafkaError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
 
 from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
 
@@ -17,7 +22,7 @@ def translate(servers: str) -> Iterator[None]:
         raise TopicUnavailable(
             f"a Kafka topic is missing or forbidden: {error}: create it or grant the rights"
         ) from error
-    except (KafkaError, OSError, TimeoutError) as error:
+    except (KafkaError, ConsumerStoppedError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(
             f"Kafka at {servers} does not answer: {error or type(error).__name__}:"
             " it is retried; check spec.kafka.bootstrapServers and the network"

@@ -27,7 +27,7 @@ from marty_msf.worker.saga.parked_events import ParkedEvents, poison
 logger = logging.getLogger(__name__)
 
 BATCH_RECORDS: Final = 500
-WAIT_SECONDS: Final = 1.0
+WAIT_SECONDS: Final = 0.3
 #: States in which no call is open and none is made again.
 ENDED: Final = frozenset({"Completed", "Compensated", "Failed", "Cancelled"})
 
