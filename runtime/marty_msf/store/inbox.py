@@ -33,6 +33,14 @@ async def record(conn: Connection, consumer: str, source: str, event_id: str, ke
     return Recorded(*await conn.fetchrow(RECORD, consumer, source, event_id, key))
 
 
+FORGET: Final = "DELETE FROM marty.inbox WHERE consumer = $1 AND source = $2 AND event_id = $3"
+
+
+async def forget(conn: Connection, consumer: str, source: str, event_id: str) -> None:
+    """The event counts as never handled."""
+    await conn.execute(FORGET, consumer, source, event_id)
+
+
 @dataclass(frozen=True, slots=True)
 class Parked:
     """An event that waits for a person, or behind one that does."""

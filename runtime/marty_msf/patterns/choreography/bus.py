@@ -17,7 +17,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, NotRunning
 from marty_msf.patterns.choreography.consumer import Retries
-from marty_msf.patterns.choreography.event import TRACE
+from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
 from marty_msf.patterns.choreography.running import Running
 from marty_msf.patterns.database import opened
@@ -83,6 +83,11 @@ class EventBus:
         self._board = Board()
         self._running: Running | None = None
         self._stack = AsyncExitStack()
+
+    @property
+    def handler_timeout_seconds(self) -> float:
+        """How long the handlers of one event may take."""
+        return self._timeout_seconds
 
     def subscribe(self, event_type: str, handler: EventHandler) -> None:
         """`await handler(event)` for each event of this type; several handlers of a type are one transaction.
@@ -233,6 +238,11 @@ class EventBus:
         with translate():
             async with running.context.pool.acquire() as conn:
                 return await inbox.discard(conn, running.consumer, event_id)
+
+    async def forget(self, event: Event) -> None:
+        """Within the handling of an event: do not record it as handled, so that its next delivery is handled as well."""
+        with translate():
+            await inbox.forget(event.connection, self._at_work().consumer, event.source, event.id)
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""

@@ -1,6 +1,7 @@
 """Sagas in Python: run by your own process (docs/how-to/saga-library.md), or as functions of a Saga's pods (saga.md)."""
 
 from marty_msf.core.errors import BusinessKeyTaken, UnknownSaga
+from marty_msf.patterns.saga.commands import StepCommand, StepCommands
 from marty_msf.patterns.saga.guard import Step, StepTooLate, forget_steps, step_guard
 from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
@@ -15,6 +16,8 @@ __all__ = [
     "SagaOrchestrator",
     "SagaStatus",
     "Step",
+    "StepCommand",
+    "StepCommands",
     "StepContext",
     "StepHandler",
     "StepRejected",
