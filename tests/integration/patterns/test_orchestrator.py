@@ -174,7 +174,7 @@ async def test_a_saga_waits_for_a_handler_that_its_process_does_not_have_yet(
         assert first._running is not None
         assert first._running._task is not None
         first._running._task.cancel()
-    await conn.execute("UPDATE marty.lease SET expires_at = now()")
+    await conn.execute("UPDATE marty.lease SET expires_at = now(); DELETE FROM marty.worker")
 
     shop = Shop()
     async with started(postgres_url, worker_count=1) as second:
@@ -193,6 +193,23 @@ async def test_a_saga_waits_for_a_handler_that_its_process_does_not_have_yet(
         status = await second.wait_for_saga(stuck, 20)
         assert (status.status, status.failed_attempts) == ("completed", 1)
         assert (await second.health_check())["problems"] == []
+
+
+async def test_a_deadline_ends_the_waiting_for_a_handler(postgres_url: str, conn: asyncpg.Connection) -> None:
+    shop, other = Shop(), Shop()
+    holders = "SELECT count(DISTINCT holder) FROM marty.lease WHERE scope = 'saga:_python/orders'"
+    async with started(postgres_url, shop, timeout_seconds=1) as first, started(postgres_url) as second:
+        second.register_step_handler("reserve_inventory", other.reserve)
+        second.register_compensation_handler("reserve_inventory", other.release)
+        await eventually(lambda: conn.fetchval(holders), lambda count: count == 2)
+        ids = [await first.start_saga("order", ORDER, {"order_id": str(number)}) for number in range(20)]
+        found = [await first.wait_for_saga(saga_id, 20) for saga_id in ids]
+
+    assert {status.status for status in found} == {"completed", "compensated"}
+    for status in found:
+        if status.status == "compensated":
+            assert "no step handler of 'charge_payment' was registered" in str(status.last_error)
+    assert other.actions.count("reserve") == other.actions.count("release") > 0
 
 
 async def test_steps_without_a_handler_are_called_over_http_by_their_service(postgres_url: str) -> None:

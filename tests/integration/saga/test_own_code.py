@@ -18,7 +18,7 @@ pytestmark = pytest.mark.postgres
 TOKEN = "own-code-test-token"
 CODE = """
 import asyncio
-from marty_msf.patterns.saga import StepRejected, saga_compensation, saga_step
+from marty_msf.patterns.saga import StepRejected, circuit_breaker, saga_compensation, saga_step
 
 undone = []
 
@@ -32,6 +32,7 @@ def take(context):
     undone.append(context.result)
 
 @saga_step("mail")
+@circuit_breaker(failure_threshold=3, timeout=7)
 def mail(context):
     if context["total"] > 1000:
         raise StepRejected("too dear")
@@ -93,6 +94,9 @@ async def test_functions_of_a_directory_do_and_undo_steps(
         async with client.get(f"/v1/sagas/{started['saga_id']}") as answer:
             shown = await answer.json()
 
+    # What a function is marked with is part of what its instances follow.
+    stored = json.loads(await conn.fetchval("SELECT definition FROM marty.saga_definition"))
+    assert stored["steps"][1]["breaker"] == {"failure_threshold": 3, "open_seconds": 7}
     assert "too dear" in shown["error"]
     assert shown["context"]["points"] == 50
 
