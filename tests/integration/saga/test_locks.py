@@ -204,7 +204,10 @@ async def test_an_instance_that_ended_holds_nothing_even_if_its_worker_was_kille
         await becomes(conn, waiter, "Completed")
 
 
-ABANDON = "UPDATE marty.lease SET expires_at = now() - interval '1 hour' WHERE scope = $1"
+ABANDON = """
+WITH gone AS (DELETE FROM marty.worker WHERE scope = $1)
+UPDATE marty.lease SET expires_at = now() - interval '1 hour' WHERE scope = $1
+"""
 SUSPECTED = "SELECT suspected_at FROM marty.saga_lock WHERE instance::text = $1"
 EPOCHS = "SELECT sum(epoch) FROM marty.lease WHERE scope = $1"
 
@@ -361,6 +364,16 @@ async def test_a_key_that_is_none_parks_the_instance(postgres_url: str, conn: as
         parked = await start(it, "order-1")
         await becomes(conn, parked, "Parked")
     assert "let it give text or an integer" in await conn.fetchval(ERROR, parked)
+
+
+async def test_the_database_itself_knows_one_holder_of_a_key_only(conn: asyncpg.Connection) -> None:
+    row = (
+        "INSERT INTO marty.saga_lock (scope, key, ticket, instance, resource, lane, lease_seconds, granted, held_at)"
+        f" VALUES ('shop', 'order:7', $1, gen_random_uuid(), '{RESOURCE}', 0, 60, $1, now())"
+    )
+    await conn.execute(row, 1)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await conn.execute(row, 2)
 
 
 BLOCKED = """
