@@ -15,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 
+from bench.report import write as write_page
 from tests.support.postgres import admin_url, database, ensure_template
 from tests.support.processes import Process, free_port, running
 
@@ -159,7 +160,7 @@ class Backlog:
 
 
 def report(result: Result) -> int:
-    """Print the result, write it to bench/results/<name>.json, and return the exit code: 1 when short or void."""
+    """Print the result, write it to bench/results/<name>.json and docs/benchmarks.md, and return the exit code: 1 when short or void."""
     cost = result.cost
     if cost.seconds < LEAST_SECONDS:
         short = f"measured {cost.seconds:.0f} s, less than {LEAST_SECONDS}: give it more work"
@@ -179,6 +180,7 @@ def report(result: Result) -> int:
         )
         + "\n"
     )
+    write_page()
     print(f"\n{result.name}: {cost.items} items in {cost.seconds:.1f} s")
     print(
         f"  commits {cost.commits} ({cost.commits / cost.items:.4f} an item), WAL {cost.wal_bytes / 1e6:.1f} MB "

@@ -64,7 +64,7 @@ class Lengths:
 
 
 FULL: Final = Lengths(rounds=5, warm_up_seconds=5, seconds=20)
-QUICK: Final = Lengths(rounds=2, warm_up_seconds=2, seconds=6)
+QUICK: Final = Lengths(rounds=2, warm_up_seconds=3, seconds=6)
 
 
 class Void(Exception):
