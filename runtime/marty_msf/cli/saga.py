@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "archive": ("marty_msf.cli.saga_history", "archive", "Write ended instances into a file, one a line."),
     "locks": ("marty_msf.cli.saga_locks", "locks", "List semantic locks, who holds them and how many wait."),
     "unlock": ("marty_msf.cli.saga_locks", "unlock", "Take a lock from a parked or paused instance."),
+    "prune": ("marty_msf.cli.saga_history", "prune", "Remove ended instances before their retention is over."),
     "pause": ("marty_msf.cli.saga_verbs", "pause", "Begin nothing more until resume."),
 }
 

@@ -1,4 +1,4 @@
-"""`marty saga archive`: ended instances into a file, before the retention takes them."""
+"""`marty saga archive` and `prune`: ended instances into a file, and away before the retention takes them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,12 +9,15 @@ import click
 
 from marty_msf.cli.archive_file import archive_file
 from marty_msf.cli.connection import Target, opened, run, target_options
+from marty_msf.cli.saga_orders import confirm
 from marty_msf.cli.saga_reading import output_option
 from marty_msf.cli.tables import json_text
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.ended import Ended, ended
+from marty_msf.store import saga_history
 from marty_msf.worker.saga.archiving import archived
 from marty_msf.worker.saga.clock import now_ms
+from marty_msf.worker.saga.pruning import pruned
 
 T = TypeVar("T")
 #: Instances between two lines of progress.
@@ -83,8 +86,53 @@ async def _archive(name: str, chosen: Ended, file: str, target: Target) -> tuple
     return resource, states, unreadable
 
 
+@click.command()
+@click.argument("name", metavar="SAGA")
+@ended_options
+@click.option("-y", "--yes", is_flag=True, help="Do not ask back.")
+@click.option("--dry-run", is_flag=True, help="Say how many would be removed, change nothing.")
+@target_options
+@output_option
+def prune(name: str, chosen: Ended, yes: bool, dry_run: bool, target: Target, output: str) -> None:
+    """Remove ended instances of SAGA before their retention is over; --before is needed. There is no way back.
+
+    Their business keys are free again. The space of journals is freed by the workers, when a day's partition may go.
+    """
+    if chosen.before == Ended().before:
+        raise click.UsageError("give --before: 7d for what ended over a week ago")
+    run(_prune(name, chosen, target, yes=yes, dry_run=dry_run, json=output == "json"))
+
+
+async def _prune(name: str, chosen: Ended, target: Target, *, yes: bool, dry_run: bool, json: bool) -> None:
+    (site,) = await target.sites(name)
+    (resource,) = site.resources or ()
+    async with opened(site) as conn:
+        number = await saga_history.count(conn, resource, chosen)
+        if dry_run:
+            facts = {"saga": resource, "would_remove": number}
+            text = f"Would remove {_ended(number)} of {resource}. Nothing was changed."
+            click.echo(json_text(facts) if json else text)
+            return
+        if number:
+            confirm(f"remove {_ended(number)} of {resource} for good?", yes=yes)
+        removed = 0
+        async for step in pruned(conn, resource, chosen):
+            if (removed + step) // _STRIDE > removed // _STRIDE:
+                click.echo(f"{removed + step} instances …", err=True)
+            removed += step
+    facts = {"saga": resource, "removed": removed}
+    click.echo(json_text(facts) if json else f"{resource}: {_counted(removed)} removed")
+
+
+def _ended(number: int) -> str:
+    return f"{number} ended instance{'' if number == 1 else 's'}"
+
+
 def _told(states: Mapping[str, int]) -> str:
     """How many, and of which states."""
-    total = sum(states.values())
     parts = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    return f"{total} instance{'' if total == 1 else 's'}{f' ({parts})' if parts else ''}"
+    return f"{_counted(sum(states.values()))}{f' ({parts})' if parts else ''}"
+
+
+def _counted(number: int) -> str:
+    return f"{number} instance{'' if number == 1 else 's'}"

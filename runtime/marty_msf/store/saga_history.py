@@ -136,15 +136,24 @@ RETURNING i.id
 """
 
 
-async def remove(conn: Connection, instances: Sequence[UUID]) -> int:
-    """Remove up to BATCH ended instances with their keys and verbs; returns how many. Others are left as they are.
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What one transaction removed."""
 
-    0 may also mean that their verbs were too many for one transaction: ask again. Their business keys are free then.
+    instances: int
+    #: Their verbs alone were a batch: nothing else was removed, ask for the same ones again.
+    again: bool
+
+
+async def remove(conn: Connection, instances: Sequence[UUID]) -> Removed:
+    """Remove up to BATCH ended instances with their keys and verbs. Others among them are left as they are.
+
+    Their business keys are free then, and their journals and contexts go with their partitions.
     """
-    removed = await conn.execute(REMOVE_VERBS, list(instances), BATCH)
-    if int(removed.rpartition(" ")[2]) == BATCH:
-        return 0
-    return len(await conn.fetch(REMOVE, list(instances)))
+    verbs = await conn.execute(REMOVE_VERBS, list(instances), BATCH)
+    if int(verbs.rpartition(" ")[2]) == BATCH:
+        return Removed(0, again=True)
+    return Removed(len(await conn.fetch(REMOVE, list(instances))), again=False)
 
 
 PARTITIONS: Final = """

@@ -310,13 +310,10 @@ async def test_no_statement_deletes_more_than_a_batch(postgres_url: str, conn: a
 
     async with pool_of(postgres_url) as pool, janitor(pool) as it:
         done = await it.run_once()
-        # The verbs of one were more than a batch: the instances that were to go with it do so in the next round.
-        it.rewind()
-        again = await it.run_once()
 
     most = dict(await conn.fetch("SELECT name, max(number) FROM public.deleted GROUP BY name"))
     assert most == {"saga_instance": 500, "saga_key": 500, "saga_verb": 500}
-    assert done.instances + again.instances == 1200
+    assert done.instances == 1200
     for table in ("saga_instance", "saga_key", "saga_verb"):
         assert await rows(conn, f"marty.{table}") == 0
 
@@ -354,7 +351,6 @@ async def test_one_janitor_works_and_another_takes_over_when_it_ends(
 
         await conn.execute("UPDATE marty.lease SET epoch = epoch + 1 WHERE scope = 'saga-history'")
         await conn.execute("UPDATE marty.saga_instance SET state = 'Completed', ended_at = '2026-01-01'")
-        other.rewind()
         with pytest.raises(LeaseLost):
             await other._remove(await saga_history.chosen(conn, RESOURCE, Ended(), UUID(int=0), 10))
         assert await keys(conn) == {"parked"}
@@ -407,6 +403,27 @@ async def test_a_start_in_sql_whose_key_becomes_free_in_the_middle_starts_a_new_
 
     assert second not in {first, None}
     assert await conn.fetchval("SELECT id FROM marty.saga_key") == second
+
+
+async def test_a_person_may_remove_history_before_its_time(postgres_url: str, conn: asyncpg.Connection) -> None:
+    async with pool_of(postgres_url) as pool:
+        await run(pool, Shop(refuse=lambda context: context["order"] == "b"), "a", "b", "c")
+        await run(pool, Declining(), "parked")
+    await conn.execute("UPDATE marty.saga_instance SET ended_at = now() - interval '2 days' WHERE business_key <> 'c'"
+                       " AND ended_at IS NOT NULL")  # fmt: skip
+
+    dry = await marty(postgres_url, "prune", "orders", "--before", "1d", "--dry-run")
+    unasked = await marty(postgres_url, "prune", "orders", "--before", "1d")
+    some = await marty(postgres_url, "prune", "orders", "--before", "1d", "--state", "compensated", "--yes")
+    assert await keys(conn) == {"a", "c", "parked"}
+    rest = await marty(postgres_url, "prune", "orders", "--before", "1d", "--yes", "-o", "json")
+
+    assert dry.out == "Would remove 2 ended instances of shop/orders. Nothing was changed.\n"
+    assert (unasked.code, some.code, rest.code) == (2, 0, 0), some.err + rest.err
+    assert some.out == "shop/orders: 1 instance removed\n"
+    assert rest.json == {"saga": RESOURCE, "removed": 1}
+    assert await keys(conn) == {"c", "parked"}
+    assert (await marty(postgres_url, "prune", "orders", "--yes")).code == 2
 
 
 async def test_an_instance_that_is_gone_is_said_to_be(postgres_url: str, conn: asyncpg.Connection) -> None:
