@@ -13,11 +13,12 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from prometheus_client import CollectorRegistry, generate_latest
 
-from marty_msf.core.errors import LeaseLost
+from marty_msf.core.errors import InvalidDefinition, LeaseLost
 from marty_msf.core.saga import rotation
 from marty_msf.core.saga.ended import Ended
 from marty_msf.core.worker_config import SagaConfig
 from marty_msf.core.worker_status import ProblemReason
+from marty_msf.patterns.saga import SagaOrchestrator
 from marty_msf.store import saga_history, saga_instance
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
@@ -457,3 +458,11 @@ async def test_the_role_makes_its_retention_known_and_is_the_janitor(
 
     assert await rows(conn, old[0]) == len(await journal(conn, "parked"))
     assert await conn.fetchval("SELECT holder IS NULL FROM marty.lease WHERE scope = 'saga-history'")
+
+
+async def test_sagas_of_an_application_have_a_retention_too(postgres_url: str, conn: asyncpg.Connection) -> None:
+    with pytest.raises(InvalidDefinition, match="retention_hours: 0 is no number from 1 to"):
+        SagaOrchestrator("transfers", retention_hours=0)
+
+    async with SagaOrchestrator("transfers", retention_hours=5, database_url=postgres_url):
+        await eventually(lambda: saga_history.retention_hours(conn, "_python/transfers"), lambda hours: hours == 5)

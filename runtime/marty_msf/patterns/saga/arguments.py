@@ -12,6 +12,7 @@ from marty_msf.core.saga.own_data import OWN_DATA
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 MOST_WORKERS: Final = 1000
+MOST_HOURS: Final = 876_000
 #: Beside the saga's type, which is kept with it.
 KEY_CHARACTERS: Final = 400
 
@@ -28,6 +29,13 @@ def worker_count(count: object) -> int:
     if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MOST_WORKERS:
         return count
     raise InvalidDefinition("worker_count", f"{count!r} is no number from 1 to {MOST_WORKERS}", "correct it")
+
+
+def retention_hours(hours: object) -> int:
+    """How long sagas are kept after their end."""
+    if isinstance(hours, int) and not isinstance(hours, bool) and 1 <= hours <= MOST_HOURS:
+        return hours
+    raise InvalidDefinition("retention_hours", f"{hours!r} is no number from 1 to {MOST_HOURS}", "correct it")
 
 
 def step_seconds(seconds: object) -> int:

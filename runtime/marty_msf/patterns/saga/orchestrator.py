@@ -56,11 +56,13 @@ class SagaOrchestrator:
         timeout_seconds: int = 300,
         timeout_per_step: int = 30,
         max_parallel_steps: int = 5,
+        retention_hours: int = 168,
         services: Mapping[str, str] | None = None,
         database_url: str | None = None,
         data_directory: Path | None = None,
     ) -> None:
         """`timeout_seconds` bounds a saga until its pivot, `timeout_per_step` one call (in seconds, like it).
+        A saga that ended can be asked for, and its business key stays taken, for `retention_hours`.
 
         `services` gives `host:port` for service names; by default MARTY_SERVICES (`name=host:port,…`), else the name with
         hyphens for underscores is the host. The database is `database_url`, MARTY_DATABASE_URL, or else the embedded
@@ -68,6 +70,7 @@ class SagaOrchestrator:
         """
         self._name = arguments.orchestrator_name(name)
         self._resource = f"{NAMESPACE}/{name}"
+        self._retention_hours = arguments.retention_hours(retention_hours)
         self._worker_count = arguments.worker_count(worker_count)
         self._services = None if services is None else arguments.service_addresses(services)
         self._database_url = database_url
@@ -139,6 +142,7 @@ class SagaOrchestrator:
                 self._handlers,
                 services,
                 workers,
+                self._retention_hours,
             )
             stack.push_async_callback(running.stop)
             await running.start()

@@ -24,6 +24,7 @@ from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.handlers import Handlers
 from marty_msf.worker.saga.http_caller import HttpCaller, session
+from marty_msf.worker.saga.janitor import Janitor
 from marty_msf.worker.saga.memory import Live
 from marty_msf.worker.saga.metrics import SagaMetrics
 from marty_msf.worker.saga.reachability import Reachability
@@ -44,7 +45,14 @@ START_SECONDS: Final = 30.0
 class Running:
     """Works on the sagas of one name, again and again after losses of the database, until `stop`."""
 
-    def __init__(self, context: Context, handlers: Handlers, services: Mapping[str, str], workers: int) -> None:
+    def __init__(
+        self,
+        context: Context,
+        handlers: Handlers,
+        services: Mapping[str, str],
+        workers: int,
+        retention_hours: int,
+    ) -> None:
         self.context = context
         self.metrics = SagaMetrics(context.registry)
         self._handlers = handlers
@@ -52,6 +60,9 @@ class Running:
         self._workers = workers
         self._revisions = Revisions(context.pool, context.resource)
         self._reachability = Reachability(context.board, time.time)
+        self._janitor = Janitor(
+            context.pool, context.resource, context.holder, retention_hours, context.board, self.metrics.history
+        )
         self._stuck = StuckWatch(context.pool, context.resource, DEFAULT_STUCK_AFTER_SECONDS, context.board)
         self._engine: Engine | None = None
         self._gate: HandlerGate | None = None
@@ -142,6 +153,7 @@ class Running:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(engine.run(stop))
                     tasks.create_task(self._look(engine, stop))
+                    tasks.create_task(self._janitor.run(stop))
             except BaseExceptionGroup as group:
                 raise first_error(group) from group
             finally:
