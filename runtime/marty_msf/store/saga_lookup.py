@@ -17,14 +17,14 @@ async def state(conn: Connection, resource: str, instance: UUID) -> str | None:
 
 
 DEFINITION: Final = """
-SELECT i.revision, d.definition
+SELECT d.definition
   FROM marty.saga_instance AS i
   JOIN marty.saga_definition AS d ON d.resource = i.resource AND d.revision = i.revision
  WHERE i.resource = $1 AND i.id = $2
 """
 
 
-async def definition(conn: Connection, resource: str, instance: UUID) -> tuple[str, bytes] | None:
-    """The revision that an instance follows, and its definition."""
-    row = await conn.fetchrow(DEFINITION, resource, instance)
-    return (row[0], row[1]) if row else None
+async def definition(conn: Connection, resource: str, instance: UUID) -> bytes | None:
+    """The definition that an instance follows; None when there is no such instance."""
+    found: bytes | None = await conn.fetchval(DEFINITION, resource, instance)
+    return found

@@ -9,7 +9,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.calling import HttpCall, PythonCall
 from marty_msf.core.saga.definition import Definition
 from marty_msf.patterns.saga import circuit_breaker
-from marty_msf.patterns.saga.compiling import KEPT, Bounds, Compiler, saga_type_of
+from marty_msf.patterns.saga.compiling import KEPT, Bounds, Compiler, asks_the_same, saga_type_of
 from marty_msf.patterns.saga.steps import read_steps
 from marty_msf.worker.saga.handlers import Handlers
 
@@ -73,6 +73,16 @@ def test_what_differs_in_data_is_one_definition_compiled_once() -> None:
     other = made.compile("gift", forms[0])
     assert other.definition.revision != made.compile("order", forms[0]).definition.revision
     assert saga_type_of(other.stored) == "gift"
+
+
+def test_the_same_steps_are_known_again_wherever_they_were_compiled() -> None:
+    steps = [{"step_name": "charge", "service_name": "payment", "data": {"amount": 1}}]
+    here = compiler("charge").compile("order", read_steps(steps))
+    there = Compiler(Handlers(), Bounds(timeout_seconds=9)).compile("order", read_steps(steps))
+    assert here.definition.revision != there.definition.revision
+    assert asks_the_same(here.stored, there.stored)
+    longer = read_steps([{**steps[0], "timeout_ms": 5}])
+    assert not asks_the_same(here.stored, compiler("charge").compile("order", longer).stored)
 
 
 def test_only_so_many_definitions_are_kept_and_the_same_steps_give_the_same_again() -> None:

@@ -17,7 +17,7 @@ from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.definition import Definition, load, stored_form
-from marty_msf.patterns.saga.steps import StepForm
+from marty_msf.patterns.saga.steps import StepForm, likeness
 from marty_msf.worker.saga.handlers import Handlers
 
 #: Definitions kept compiled.
@@ -96,7 +96,8 @@ class Compiler:
             )
         steps = [self._step(f"steps[{index}]", form) for index, form in enumerate(forms)]
         _leave_undone_behind_pivot(forms, steps)
-        key = orjson.dumps([saga_type, steps])
+        # The same steps may be written in several ways, of which each is kept as it was asked for.
+        key = orjson.dumps([saga_type, steps, [[form.service, form.action, form.compensation] for form in forms]])
         kept = self._kept.get(key)
         if kept is not None:
             self._kept.move_to_end(key)
@@ -171,6 +172,7 @@ class Compiler:
             raise _translated(error.path, error.problem, error.remedy, forms) from None
         form = orjson.loads(stored_form(spec))
         form["saga_type"] = saga_type
+        form["asked"] = likeness(forms)
         for step in form["steps"]:
             step["own_data"] = True
             if step["call"] and "python" in step["call"]:
@@ -192,6 +194,14 @@ def undo_name(handlers: Handlers, step: str, compensation: str | None) -> str | 
     """Under which name the compensation handler of a step is registered: the step's, or that of the compensation."""
     names = (step,) if compensation is None else (step, compensation)
     return next((name for name in names if handlers.has(name, undo=True)), None)
+
+
+def asks_the_same(one: bytes, other: bytes) -> bool:
+    """Whether two kept definitions come from the same steps. They may differ in what this process and that one could do
+    by handlers, and in the bounds of their orchestrators.
+    """
+    first, second = ((form["saga_type"], form["asked"]) for form in (orjson.loads(one), orjson.loads(other)))
+    return bool(first == second)
 
 
 def saga_type_of(stored: bytes) -> str:

@@ -19,7 +19,7 @@ from marty_msf.core.saga.instance import LIVE
 from marty_msf.core.saga.own_data import OWN_DATA
 from marty_msf.patterns.database import opened
 from marty_msf.patterns.saga import arguments
-from marty_msf.patterns.saga.compiling import Bounds, Compiled, Compiler, saga_type_of
+from marty_msf.patterns.saga.compiling import Bounds, Compiled, Compiler, asks_the_same, saga_type_of
 from marty_msf.patterns.saga.running import Running
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus, status_of
 from marty_msf.patterns.saga.steps import read_steps
@@ -261,10 +261,10 @@ class SagaOrchestrator:
         with translate():
             async with running.context.pool.acquire() as conn:
                 found = await saga_lookup.definition(conn, self._resource, UUID(saga_id))
-        if found is None or found[0] == compiled.definition.revision:
+        if found is None or asks_the_same(compiled.stored, found):
             return
         raise BusinessKeyTaken(
-            f"business_key: {business_key!r} is that of saga {saga_id} ({saga_type_of(found[1])}), which follows other"
+            f"business_key: {business_key!r} is that of saga {saga_id} ({saga_type_of(found)}), which follows other"
             " steps than these: take it for started, or give another key; nothing was started",
             saga_id,
         )

@@ -3,8 +3,9 @@
 The long form names everything; the short one (`{"step": …, "compensation": …}`) takes every further member for data.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -34,6 +35,12 @@ class StepForm:
     pivot: bool = False
     data: Mapping[str, Any] = field(default_factory=dict)
     short: bool = False
+
+
+def likeness(forms: Sequence[StepForm]) -> str:
+    """The same for steps that differ in their data only, wherever and however they are run."""
+    plain = [{name: value for name, value in asdict(form).items() if name not in ("data", "short")} for form in forms]
+    return hashlib.sha256(orjson.dumps(plain, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def read_steps(steps: Sequence[Mapping[str, Any]]) -> Sequence[StepForm]:
