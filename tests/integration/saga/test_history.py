@@ -279,6 +279,20 @@ async def test_a_partition_whose_time_is_not_over_or_that_somebody_needs_is_not_
     assert [it.name for it in partitions if await saga_history.drop(conn, it)] == sorted(old)
 
 
+async def test_a_locked_partition_is_probed_for_what_it_keeps_and_never_read_through(
+    conn: asyncpg.Connection, parked: asyncpg.Pool, old: list[str]
+) -> None:
+    partition = next(it for it in await saga_history.partitions(conn) if it.name == old[0])
+    kept = len(await journal(conn, "parked"))
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relid = $1"
+    async with conn.transaction():
+        before = await conn.fetchval(read, partition.oid)
+        assert await saga_history.rotate(conn, partition)
+        touched = await conn.fetchval(read, partition.oid) - before
+
+    assert kept <= touched < kept + 10 < GONE
+
+
 async def test_no_statement_deletes_more_than_a_batch(postgres_url: str, conn: asyncpg.Connection) -> None:
     await conn.execute(
         """
