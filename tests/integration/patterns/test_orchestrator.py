@@ -181,7 +181,8 @@ async def test_a_saga_waits_for_a_handler_that_its_process_does_not_have_yet(
     async with started(postgres_url, worker_count=1) as second:
         health = await eventually(second.health_check, lambda it: "'hang'" in str(it["problems"]))
         assert health["status"] == "degraded"
-        assert (await second.get_saga_status(stuck)).status == "running"
+        waiting = await second.get_saga_status(stuck)
+        assert (waiting.status, waiting.waits_for) == ("running", "hang waits for a step handler in its process")
         # Its only worker is free for others.
         shop.register(second)
         saga_id = await second.start_saga("order", ORDER, {"order_id": "3"})

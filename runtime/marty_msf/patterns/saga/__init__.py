@@ -2,7 +2,7 @@
 
 from marty_msf.core.errors import BusinessKeyTaken, UnknownSaga
 from marty_msf.patterns.saga.commands import StepCommand, StepCommands
-from marty_msf.patterns.saga.guard import Step, StepTooLate, forget_steps, step_guard
+from marty_msf.patterns.saga.guard import GuardedStep, StepTooLate, forget_steps, step_guard
 from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
 from marty_msf.worker.saga.cache_mark import cached_saga_step
@@ -12,10 +12,10 @@ from marty_msf.worker.saga.python_caller import StepRejected
 
 __all__ = [
     "BusinessKeyTaken",
+    "GuardedStep",
     "SagaMetrics",
     "SagaOrchestrator",
     "SagaStatus",
-    "Step",
     "StepCommand",
     "StepCommands",
     "StepContext",

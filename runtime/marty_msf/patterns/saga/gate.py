@@ -68,6 +68,15 @@ class HandlerGate:
             for name, undo in sorted(self._missing)
         ]
 
+    def lacking(self, live: Live) -> list[str]:
+        """What calls of this instance wait for here, as sentences."""
+        steps = live.definition.steps
+        return [
+            f"{steps[it.step].name} waits for a {_kind(undo=it.undo)} handler in its process"
+            for it in live.instance.operations
+            if it.until_ms is None and self._lacks(steps[it.step], undo=it.undo)
+        ]
+
     def _lacks(self, step: Step, *, undo: bool) -> bool:
         return isinstance(step.call, PythonCall) and handler_name(self._handlers, step, undo=undo) is None
 

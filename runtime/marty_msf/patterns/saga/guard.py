@@ -25,7 +25,7 @@ class StepTooLate(MartyError):
     """A do that comes after its undo, or after a newer call of the same step: nothing may happen. Answer with HTTP 409."""
 
 
-class Step:
+class GuardedStep:
     """One call of a step, or of its undo, inside its guard."""
 
     def __init__(self, key: re.Match[str], row: store.Row) -> None:
@@ -52,7 +52,7 @@ class Step:
 
 
 @asynccontextmanager
-async def step_guard(conn: Connection, idempotency_key: str) -> AsyncIterator[Step]:
+async def step_guard(conn: Connection, idempotency_key: str) -> AsyncIterator[GuardedStep]:
     """Around the effects of a step call: `if step.fresh:` do (or undo) it and set `step.answer`.
 
     Works in the connection's transaction as a savepoint, or in one of its own; when the block raises, all is rolled back
@@ -66,7 +66,7 @@ async def step_guard(conn: Connection, idempotency_key: str) -> AsyncIterator[St
         )
     async with conn.transaction():
         row = await store.lock(conn, key["saga"], key["step"])
-        step = Step(key, row)
+        step = GuardedStep(key, row)
         if step.undo:
             _undoing(step, row)
         else:
@@ -85,7 +85,7 @@ async def forget_steps(conn: Connection, hours: int, limit: int = 1000) -> int:
     return await store.prune(conn, hours, limit)
 
 
-def _undoing(step: Step, row: store.Row) -> None:
+def _undoing(step: GuardedStep, row: store.Row) -> None:
     if row.undo_answer is not None:
         step.fresh, step.answer = False, orjson.loads(row.undo_answer)
     elif row.do_number is None or row.do_refused:
@@ -93,7 +93,7 @@ def _undoing(step: Step, row: store.Row) -> None:
         step.fresh = False
 
 
-def _doing(step: Step, row: store.Row, number: int) -> None:
+def _doing(step: GuardedStep, row: store.Row, number: int) -> None:
     if row.do_number == number and row.do_answer is not None:
         # Also after its undo: that this call was answered so stays true.
         step.fresh, step.refused, step.answer = False, row.do_refused, orjson.loads(row.do_answer)
@@ -105,7 +105,7 @@ def _doing(step: Step, row: store.Row, number: int) -> None:
         )
 
 
-async def _keep(conn: Connection, step: Step, number: int) -> None:
+async def _keep(conn: Connection, step: GuardedStep, number: int) -> None:
     try:
         answer = orjson.dumps(step.answer).decode()
     except TypeError as error:

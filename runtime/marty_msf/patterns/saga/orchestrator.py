@@ -184,13 +184,13 @@ class SagaOrchestrator:
 
     async def get_saga_status(self, saga_id: str) -> SagaStatus:
         """How a saga of this name fares. Raises UnknownSaga, DatabaseUnavailable, NotRunning."""
-        instance = self._id(saga_id)
+        instance, running = self._id(saga_id), self._at_work()
         with translate():
             async with self._pool().acquire() as conn:
                 portrait = await show(conn, self._resource, instance)
         if portrait is None:
             raise self._unknown(saga_id)
-        return status_of(portrait)
+        return status_of(portrait, running.lacking(str(instance)))
 
     async def wait_for_saga(self, saga_id: str, timeout_seconds: float | None = None) -> SagaStatus:
         """Its status once it has ended or is parked; whatever it is after `timeout_seconds`. Raises as above."""

@@ -114,6 +114,11 @@ class Running:
         """Handlers that instances wait for, as sentences."""
         return self._gate.missing() if self._gate else []
 
+    def lacking(self, saga_id: str) -> str:
+        """What an instance in work here waits for because this process has no handler for it; empty for nothing."""
+        live = self._engine.memory.get(saga_id) if self._engine else None
+        return "; ".join(self._gate.lacking(live)) if live and self._gate else ""
+
     async def end_of(self, saga_id: str, seconds: float) -> None:
         """Return when this instance ends or is parked in this process, or after `seconds`."""
         ended = asyncio.Event()

@@ -37,8 +37,8 @@ class SagaStatus:
     context: Mapping[str, Any]
 
 
-def status_of(portrait: Portrait) -> SagaStatus:
-    """For callers of the library."""
+def status_of(portrait: Portrait, lacking: str) -> SagaStatus:
+    """For callers of the library. `lacking` is what the asked process alone knows that it waits for."""
     shown = portrait.shown
     errors = [line.detail for line in portrait.lines if line.event == CALL and line.outcome in _FAILURES]
     return SagaStatus(
@@ -49,7 +49,7 @@ def status_of(portrait: Portrait) -> SagaStatus:
         current_step=portrait.step or None,
         failed_attempts=len(errors),
         last_error=shown.error or (errors[-1] if errors else None),
-        waits_for=portrait.diagnosis,
+        waits_for=lacking or portrait.diagnosis,
         paused=portrait.instance.paused,
         started_at=shown.started_at,
         ended_at=shown.ended_at,
