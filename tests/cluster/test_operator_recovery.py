@@ -1,13 +1,15 @@
 """Causes from outside: told within seconds, and gone by themselves when the cause goes."""
 
 import asyncio
+import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import asyncpg
 
+from marty_msf.core.resources.kinds import KINDS
 from tests.cluster.test_operator import spec
 from tests.support import postgres
 from tests.support.servers import server
@@ -15,6 +17,12 @@ from tests.support.space import REPORT_SECONDS, Space, condition
 
 #: The promise is REPORT_SECONDS on a quiet machine; here pods start beside all other tests.
 POD_SECONDS = 3 * REPORT_SECONDS
+#: Longer than the first wait before a worker begins anew, so that it is hit at work, at waiting and at connecting.
+BREAK_SECONDS = 0.7
+BREAKS = 6
+BREAK = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE 'marty-%'
+"""
 
 
 async def test_a_missing_secret_is_told_and_its_coming_is_noticed(space: Space) -> None:
@@ -67,6 +75,48 @@ async def test_a_database_that_accepts_and_says_nothing_is_told(space: Space) ->
         assert f"Postgres at {host}:{silent.getsockname()[1]} does not answer" in ready["message"]
         assert "hush" not in ready["message"]
         await space.kubectl("delete", "obr", "orders")
+
+
+async def test_a_broker_that_cannot_be_reached_is_told_as_what_it_is(space: Space, database: str) -> None:
+    nowhere = spec("OutboxRelay", space, "") | {"kafka": {"bootstrapServers": "10.244.0.1:1"}}
+    await space.apply("OutboxRelay", "orders", nowhere)
+    ready = await space.until_condition("OutboxRelay", "orders", "Ready", "False", "BrokerUnavailable", POD_SECONDS)
+    assert "10.244.0.1:1" in ready["message"]
+    await space.kubectl("delete", "obr", "orders")
+
+
+async def test_broken_connections_end_no_worker(space: Space, database: str, topic_factory: Callable[[], str]) -> None:
+    topic = topic_factory()
+    for kind in KINDS:
+        await space.apply(kind, "orders", spec(kind, space, topic))
+    for kind in KINDS:
+        await space.until_condition(kind, "orders", "Ready", "True", "WorkersReady")
+    admin = await asyncpg.connect(postgres.admin_url())
+    broken = 0
+    try:
+        for _ in range(BREAKS):
+            broken += len(await admin.fetch(BREAK, database.rpartition("/")[2]))
+            await asyncio.sleep(BREAK_SECONDS)
+    finally:
+        await admin.close()
+    for kind in KINDS:
+        await space.until_condition(kind, "orders", "Ready", "True", "WorkersReady")
+    # A process that came after another one has a name of its own, and the kubelet counts it, a little later.
+    workers = await asyncpg.connect(postgres.with_database(postgres.admin_url(), database.rpartition("/")[2]))
+    try:
+        processes = await workers.fetchval("SELECT count(DISTINCT holder) FROM marty.worker")
+    finally:
+        await workers.close()
+    found = json.loads(await space.kubectl("get", "pod", "-l", "marty.dev/kind", "-o", "json"))["items"]
+    ended = {
+        pod["metadata"]["name"]: status["lastState"]
+        for pod in found
+        for status in pod["status"]["containerStatuses"]
+        if status["restartCount"]
+    }
+    assert broken >= len(KINDS)
+    assert len(found) == len(KINDS)
+    assert (processes, ended) == (len(KINDS), {})
 
 
 async def test_a_rotated_secret_reaches_the_pods(space: Space, database: str) -> None:

@@ -75,10 +75,10 @@ def translate() -> Iterator[None]:
             f"the server's certificate is not accepted: {error.verify_message}: write its host name and, as sslrootcert, "
             f"the authority that signed it, or use sslmode=require without sslrootcert, in {_REFERENCE}"
         ) from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+    except (OSError, TimeoutError) as error:
         raise DatabaseUnavailable(_no_answer("Postgres", error)) from error
-    except asyncpg.InternalClientError as error:
-        # What the driver raises when the server ends a connection between two messages of one statement.
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        # What the driver raises for a connection that the server ended, between two statements or within one.
         raise DatabaseUnavailable(f"the connection broke: {_sentence(error)}: it is made anew") from error
 
 

@@ -1,12 +1,51 @@
-"""What asyncio.TaskGroup does to its tasks: their errors, and their cancellation."""
+"""Groups of tasks: their errors, and their cancellation."""
 
 import asyncio
+import logging
+import sys
 from collections.abc import Coroutine
+from types import TracebackType
 from typing import Any, TypeVar
 
 from marty_msf.core.errors import MartyError
 
+logger = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
+
+
+class TaskGroup(asyncio.TaskGroup):
+    """asyncio's, but its errors leave the task around it as they found it, as they do from Python 3.13 on.
+
+    Before, the cancellation by which a failed child ends the wait for the others stays counted: to the next
+    `asyncio.timeout` of that task it is one from outside, so that in Python 3.11.2 the time-out cancels the task. And a
+    cancellation from outside that meets an error is forgotten; here it goes on, in the error's place.
+    """
+
+    if sys.version_info < (3, 13):
+        _parent_task: asyncio.Task[Any]
+        _parent_cancel_requested: bool
+
+        async def __aenter__(self) -> "TaskGroup":
+            await super().__aenter__()
+            self._cancelled_before = self._parent_task.cancelling()
+            return self
+
+        async def __aexit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        ) -> None:
+            settled = self._parent_cancel_requested
+            try:
+                await super().__aexit__(kind, error, traceback)
+            except BaseExceptionGroup as group:
+                task = self._parent_task
+                if self._parent_cancel_requested and not settled:
+                    task.uncancel()
+                if task.cancelling() <= self._cancelled_before:
+                    raise
+                if not isinstance(first_error(group), MartyError):
+                    logger.exception("unexpected error of a task that is cancelled")
+                raise asyncio.CancelledError from group
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

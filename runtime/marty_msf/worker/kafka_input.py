@@ -16,7 +16,7 @@ from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import leases, positions
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.broker.consumer import Consumer, Partition, Record
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_assignment import Assignment
 from marty_msf.worker.kafka_lag import Lag, LagMeter
 from marty_msf.worker.kafka_partitions import Batch, Partitions
@@ -156,7 +156,7 @@ class KafkaInput:
         try:
             await consumer.start()
             self._consumer = consumer
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 while not stop.is_set() and not self._failure:
                     try:
                         await self._look(consumer, tasks)
@@ -177,7 +177,7 @@ class KafkaInput:
         if self._failure:
             raise self._failure
 
-    async def _look(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
+    async def _look(self, consumer: Consumer, tasks: TaskGroup) -> None:
         """Follow what became of the topics: own the partitions that are there, say what is missing."""
         found = await consumer.describe(self._topics)
         self._report(ProblemReason.BROKER_UNAVAILABLE, [], stopped=False)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
+from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.kafka_partitions import Partitions
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.role import Context
@@ -18,7 +19,7 @@ class TopicOwner:
         scope: str,
         topic: str,
         lanes_of_topic: Sequence[int],
-        tasks: asyncio.TaskGroup,
+        tasks: TaskGroup,
     ) -> None:
         self._partitions = partitions
         self._topic = topic

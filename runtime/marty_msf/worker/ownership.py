@@ -15,7 +15,7 @@ import asyncpg
 from marty_msf.core.lanes import surplus
 from marty_msf.store import leases
 from marty_msf.store.database import translate
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 
 
 class LaneUser(Protocol):
@@ -69,7 +69,7 @@ class LaneOwner:
         """Own lanes until `stop`, then drain and release all of them. Raises DatabaseUnavailable, everything dropped."""
         self._held.clear()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 change: asyncio.Task[None] | None = None
                 while not stop.is_set():
                     claims = await self._claim(self._lanes)

@@ -21,7 +21,7 @@ from marty_msf.store import inbox, leases
 from marty_msf.store.database import translate
 from marty_msf.store.inbox import Parked
 from marty_msf.worker.backoff import Backoff, pause
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import Batch, KafkaInput, Partition, Record
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class Consumer:
         self, batch: Batch, by_partition: Mapping[Partition, Sequence[Record]], stop: asyncio.Event
     ) -> Mapping[Partition, _Progress]:
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 running = {
                     tp: tasks.create_task(self._partition(tp, records, batch.epochs[tp], stop))
                     for tp, records in by_partition.items()

@@ -11,7 +11,7 @@ from marty_msf.patterns.choreography.handling import EventHandler, HandlerFailed
 from marty_msf.store import inbox
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
 from marty_msf.worker.service import supervise
@@ -75,7 +75,7 @@ class Running:
             concurrency=self._concurrency,
         )
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(kafka.run(stop))
                 tasks.create_task(consumer.run(stop))
                 tasks.create_task(self._forget(stop))

@@ -17,7 +17,7 @@ from marty_msf.patterns.saga.gate import HandlerGate, handler_name
 from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.definitions import Revisions
@@ -155,7 +155,7 @@ class Running:
             )
             self._engine = engine
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with TaskGroup() as tasks:
                     tasks.create_task(engine.run(stop))
                     tasks.create_task(self._look(engine, stop))
                     tasks.create_task(self._janitor.run(stop))

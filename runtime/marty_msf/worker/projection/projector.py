@@ -15,7 +15,7 @@ from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.store import projection, read_model
 from marty_msf.store.database import translate
 from marty_msf.store.read_model import Table
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import Batch, KafkaInput
 from marty_msf.worker.projection.sequences import Sequences
 
@@ -83,7 +83,7 @@ class Projector:
         folded, self._folded = self._folded, None
         busy = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 reading = tasks.create_task(self._read(busy)) if reads else None
                 if folded:
                     await self._store(folded, busy)

@@ -16,7 +16,7 @@ from marty_msf.store import positions, projection, read_model
 from marty_msf.store.database import translate
 from marty_msf.store.read_model import Table
 from marty_msf.worker.backoff import pause
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.kafka_lag import Lag
 from marty_msf.worker.ownership import any_of
@@ -51,7 +51,7 @@ class ProjectionRole:
         projector = Projector(self._context.pool, kafka, self._spec, self._scope)
         self._kafka = kafka
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(kafka.run(stop))
                 tasks.create_task(self._tell_started(kafka, stop))
                 tasks.create_task(projector.run(stop, lambda done: self._metrics.passed(done, kafka.owned)))

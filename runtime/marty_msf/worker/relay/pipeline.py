@@ -23,7 +23,7 @@ from marty_msf.core.windows import Position
 from marty_msf.store import outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.producer import Producer, Sent
-from marty_msf.worker.groups import first_error, to_its_end
+from marty_msf.worker.groups import TaskGroup, first_error, to_its_end
 from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, Settled, split
 from marty_msf.worker.relay.reading import Reading, read
 
@@ -178,7 +178,7 @@ class Relay:
         written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
         """
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 reading = tasks.create_task(self._read()) if len(self._work.ready) < IN_FLIGHT else None
                 moving = tasks.create_task(self._move(reading))
         except BaseExceptionGroup as group:
@@ -246,7 +246,7 @@ class Relay:
         moved, published = False, 0
         while self._work.flights or self._work.ready:
             moved = True
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 settling = tasks.create_task(self._settle()) if self._work.flights else None
                 if self._work.ready:
                     tasks.create_task(self._send_ready(settling))

@@ -19,7 +19,7 @@ from marty_msf.store import outbox, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import Backoff, pause
 from marty_msf.worker.broker.producer import KafkaProducer
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
@@ -96,7 +96,7 @@ class RelayRole:
         owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), relay)
         finished = asyncio.Event()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(self._keep_outbox(finished))
                 tasks.create_task(owner.run(finished))
                 tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished))
@@ -217,6 +217,10 @@ class RelayRole:
             try:
                 await producer.start()
             except BrokerUnavailable as error:
+                # Whoever comes here has reached the database.
+                self._board.clear(
+                    ProblemReason.STARTING, ProblemReason.DATABASE_UNAVAILABLE, ProblemReason.SCHEMA_OUTDATED
+                )
                 self._board.report_error(error)
                 await pause(stop, backoff.next())
             else:

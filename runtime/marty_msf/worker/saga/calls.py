@@ -17,6 +17,7 @@ from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
+from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga.call_numbers import CallNumbers
 from marty_msf.worker.saga.clock import now_ms
@@ -130,7 +131,7 @@ class CallPool:
 
     async def run(self) -> None:
         """Make calls until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(self._follow_gate())
             for _ in range(self._size):
                 tasks.create_task(self._work())

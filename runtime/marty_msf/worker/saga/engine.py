@@ -23,7 +23,7 @@ from marty_msf.core.saga.journal import fold
 from marty_msf.core.saga.stages import standing
 from marty_msf.store import saga_instance, saga_wave
 from marty_msf.store.database import translate
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.saga.breaker import Breakers
 from marty_msf.worker.saga.call_numbers import CallNumbers
@@ -160,7 +160,7 @@ class Engine:
         """
         await self._definitions.register()
         try:
-            async with self._connection() as conn, asyncio.TaskGroup() as tasks:
+            async with self._connection() as conn, TaskGroup() as tasks:
                 self._starters.open()
                 parts = [
                     tasks.create_task(self._write(conn)),
@@ -352,5 +352,6 @@ class Engine:
                 try:
                     yield conn
                 finally:
-                    if not conn.is_closed():
+                    # The pool throws a connection away that broke, and refuses even to say so.
+                    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
                         await conn.execute(saga_wave.PLAN_AS_USUAL)

@@ -11,7 +11,7 @@ from marty_msf.core.saga.definition import Definition
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board_shares import Share, Shares
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.role import Context
@@ -56,7 +56,7 @@ class KafkaCalls:
         )
         look = ReplyLook(context.pool, context.resource, context.holder, self.commands, memory, hasten)
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(sender.run(stop))
                 tasks.create_task(look.run(stop))
                 tasks.create_task(self._time_out(stop))
@@ -90,7 +90,7 @@ class KafkaCalls:
             replies = Replies(
                 self._context.pool, kafka, self._definitions, parked, self._context.resource, look.arrived
             )
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 tasks.create_task(kafka.run(changed))
                 tasks.create_task(replies.run(changed))
                 while not stop.is_set() and self._topics(memory) == topics:

@@ -25,7 +25,7 @@ from marty_msf.store import saga_breaker, saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board_shares import Shares
-from marty_msf.worker.groups import first_error
+from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga import user_code
@@ -115,7 +115,7 @@ class SagaRole:
             parked = ParkedEvents(self._context.pool, self._board, self._context.resource, engine.starter.slot)
             self._engine = self._routes.engine = engine
             try:
-                async with asyncio.TaskGroup() as tasks:
+                async with TaskGroup() as tasks:
                     tasks.create_task(engine.run(stop))
                     tasks.create_task(self._look(engine, stop))
                     if kafka_calls:

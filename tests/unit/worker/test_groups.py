@@ -1,0 +1,70 @@
+"""A task whose group failed goes on as if nothing had cancelled it; one that was cancelled does not go on."""
+
+import asyncio
+
+import pytest
+
+from marty_msf.core.errors import LeaseLost
+from marty_msf.worker.groups import TaskGroup
+
+
+async def fail(after: asyncio.Event) -> None:
+    await after.wait()
+    raise LeaseLost("the lane is another's")
+
+
+async def linger(until: asyncio.Event) -> None:
+    """Take a while to be cancelled."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await until.wait()
+
+
+def cancellations() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+async def test_the_error_of_a_group_leaves_no_cancellation_behind_whether_its_body_runs_or_waits() -> None:
+    at_once = asyncio.Event()
+    at_once.set()
+
+    async def group(body: asyncio.Event) -> None:
+        async with TaskGroup() as tasks:
+            tasks.create_task(fail(at_once))
+            tasks.create_task(asyncio.Event().wait())
+            await body.wait()
+
+    for body in (at_once, asyncio.Event()):
+        with pytest.raises(ExceptionGroup):
+            await group(body)
+        assert cancellations() == 0
+
+
+async def test_a_cancellation_from_outside_is_not_lost_behind_an_error() -> None:
+    failing, lingering, swallowed = asyncio.Event(), asyncio.Event(), []
+
+    async def work() -> None:
+        try:
+            async with TaskGroup() as tasks:
+                tasks.create_task(fail(failing))
+                tasks.create_task(linger(lingering))
+        except ExceptionGroup as group:
+            swallowed.append(group)
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0)
+    failing.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    lingering.set()
+    done, _ = await asyncio.wait({task}, timeout=5)
+
+    assert done, "the task goes on for ever"
+    assert task.cancelled()
+    assert not swallowed
