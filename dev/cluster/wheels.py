@@ -34,7 +34,7 @@ class Requirements:
         project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
         extras = project["optional-dependencies"]
         # A worker's image is for all resources, so it has what any spec may ask for.
-        runtime = (*project["dependencies"], *extras["redis"])
+        runtime = (*project["dependencies"], *extras["redis"], *extras["otel"])
         return Requirements(runtime, tuple(extras["operator"]), project["version"])
 
     @property

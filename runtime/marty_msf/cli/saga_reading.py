@@ -101,6 +101,7 @@ def get(instance: str, name: str | None, target: Target, output: str) -> None:
         "Waits for": _waits_for(it),
         "Error": one_line(shown.error or "-"),
         "Revision": shown.revision,
+        "Trace": it.form()["traceparent"].split("-")[1],
         "Started": f"{_stamp(shown.started_at)} ({age(shown.started_at)} ago)",
         "Ended": _ended(shown),
         "Context": json_text(it.instance.context),

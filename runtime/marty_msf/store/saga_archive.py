@@ -11,7 +11,7 @@ from marty_msf.store.saga_instance import Shown
 
 PAGE: Final = """
 SELECT i.id, i.business_key, i.state, i.error, i.started_at, i.ended_at, i.revision, d.definition, s.context,
-       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq)
+       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq), s.traceparent
   FROM (SELECT * FROM marty.saga_instance
          WHERE resource = $1 AND id > $2 AND state = ANY($3::text[]) AND ended_at >= $4 AND ended_at < $5
          ORDER BY id LIMIT $6) AS i

@@ -71,12 +71,15 @@ class Stored:
     entries: Sequence[bytes]
     #: False: it was started from SQL, and `count_started` comes before all else.
     counted: bool
+    #: Of the W3C trace that its start belongs to.
+    traceparent: str | None
 
 
 LIVE: Final = """
 SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigint,
        (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id),
-       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq), i.counted
+       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq), i.counted,
+       (SELECT s.traceparent FROM marty.saga_input AS s WHERE s.id = i.id)
   FROM marty.saga_instance AS i
  WHERE i.resource = $1 AND i.lane = $2 AND i.id > $3
    AND i.state IN ('Pending', 'Waiting', 'Running', 'Compensating')
@@ -92,7 +95,8 @@ async def live(conn: Connection, resource: str, lane: int, after: UUID, limit: i
 
 PENDING: Final = """
 SELECT i.id, i.lane, i.revision, (extract(epoch FROM i.started_at) * 1000)::bigint,
-       (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id), ARRAY[]::bytea[], i.counted
+       (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id), ARRAY[]::bytea[], i.counted,
+       (SELECT s.traceparent FROM marty.saga_input AS s WHERE s.id = i.id)
   FROM marty.saga_instance AS i
  WHERE i.resource = $1 AND i.lane = ANY($2::smallint[]) AND i.state = 'Pending'
  LIMIT $3
@@ -134,11 +138,14 @@ class Shown:
     definition: bytes
     context: bytes
     entries: Sequence[bytes]
+    #: Of the W3C trace that its start belongs to.
+    traceparent: str | None = None
 
 
 GET: Final = """
 SELECT i.id, i.business_key, i.state, i.error, i.started_at, i.ended_at, i.revision, d.definition, s.context,
-       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq)
+       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq),
+       s.traceparent
   FROM marty.saga_instance AS i
   JOIN marty.saga_definition AS d ON d.resource = i.resource AND d.revision = i.revision
   JOIN marty.saga_input AS s ON s.id = i.id

@@ -22,6 +22,8 @@ class New:
     context: bytes
     #: First journal entry; None leaves the instance Pending for the owner of its lane.
     entry: bytes | None
+    #: Of the W3C trace that the start belongs to.
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,9 @@ class Placed:
 # An instance is written as Running only in a lane whose lease is still ours, which the lock keeps so until the commit.
 START: Final = """
 WITH asked AS MATERIALIZED (
-    SELECT a.id, a.business_key, a.context, a.entry, marty.lane_of(a.id::text) AS lane
-      FROM unnest($4::uuid[], $5::text[], $6::bytea[], $7::bytea[]) AS a (id, business_key, context, entry)
+    SELECT a.id, a.business_key, a.context, a.entry, a.traceparent, marty.lane_of(a.id::text) AS lane
+      FROM unnest($4::uuid[], $5::text[], $6::bytea[], $7::bytea[], $11::text[])
+           AS a (id, business_key, context, entry, traceparent)
 ), held AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
@@ -61,7 +64,7 @@ WITH asked AS MATERIALIZED (
     INSERT INTO marty.saga_instance (id, resource, lane, revision, business_key, state)
     SELECT id, $1, lane, $9, business_key, CASE WHEN running THEN 'Running' ELSE 'Pending' END FROM fresh
 ), remembered AS (
-    INSERT INTO marty.saga_input (id, context) SELECT id, context FROM fresh
+    INSERT INTO marty.saga_input (id, context, traceparent) SELECT id, context, traceparent FROM fresh
 ), journaled AS (
     INSERT INTO marty.saga_journal (id, seq, entry) SELECT id, 1, entry FROM fresh WHERE running
 ), counted AS (
@@ -107,6 +110,7 @@ async def start(
         by_lane(epochs),
         revision,
         slot,
+        [new.traceparent for new in instances],
     )
     placed: dict[str, Placed] = {}
     for key, lane, created, running, found in rows:

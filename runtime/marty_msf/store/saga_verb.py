@@ -36,6 +36,7 @@ class Asked:
     started_ms: int
     context: bytes
     entries: Sequence[bytes]
+    traceparent: str | None
 
 
 # Verb and journal come from one snapshot: a verb that is open here and stands in the journal was done before a crash.
@@ -43,7 +44,8 @@ OPEN: Final = """
 SELECT v.id, v.verb, v.arguments, v.asked_by, v.instance, v.lane, i.revision,
        (extract(epoch FROM i.started_at) * 1000)::bigint,
        (SELECT s.context FROM marty.saga_input AS s WHERE s.id = i.id),
-       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq)
+       ARRAY(SELECT j.entry FROM marty.saga_journal AS j WHERE j.id = i.id ORDER BY j.seq),
+       (SELECT s.traceparent FROM marty.saga_input AS s WHERE s.id = i.id)
   FROM marty.saga_verb AS v JOIN marty.saga_instance AS i ON i.id = v.instance
  WHERE v.resource = $1 AND v.lane = ANY($2::smallint[]) AND v.done IS NULL
    AND v.id <> ALL($3::bigint[])

@@ -43,6 +43,9 @@ def config(topic: str, bootstrap: str, **trigger: Any) -> SagaConfig:
     )
 
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 @asynccontextmanager
 async def role(url: str, saga: SagaConfig, shop: Shop) -> AsyncIterator[tuple[SagaRole, Board]]:
     board = Board()
@@ -65,7 +68,7 @@ def produce(bootstrap: str, topic: str, *events: tuple[str, str | None, bytes]) 
     producer = Producer({"bootstrap.servers": bootstrap})
     for event_id, event_type, payload in events:
         headers: list[tuple[str, str | bytes | None]] = [
-            ("ce_id", event_id), ("ce_type", event_type), ("ce_source", "/marty/shop/order"),
+            ("ce_id", event_id), ("ce_type", event_type), ("ce_source", "/marty/shop/order"), ("traceparent", TRACE),
         ]  # fmt: skip
         producer.produce(topic, payload, key=event_id, headers=headers)
     assert producer.flush(20) == 0
@@ -89,6 +92,7 @@ async def test_an_event_starts_one_saga_however_often_it_comes(
         assert board.current() == []
     assert (totals.active, totals.completed, totals.compensated, totals.parked) == (0, 41, 10, 0)
     assert await conn.fetchval("SELECT count(*) FROM marty.saga_instance") == 51
+    assert await conn.fetchval("SELECT count(*) FROM marty.saga_input WHERE traceparent = $1", TRACE) == 51
 
     async with role(postgres_url, saga, shop) as (it, _):
         await eventually(told(lambda: it.engine is not None and it.engine.ready.is_set()))

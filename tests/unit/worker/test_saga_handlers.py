@@ -22,7 +22,9 @@ def request(undo: bool = False, timeout_seconds: float = 5) -> Any:
     """What handlers read of a call."""
     body = {**BODY, "result": {"payment": "p1"}} if undo else BODY
     key = f"s1:charge:{'undo' if undo else 'do'}:1"
-    return SimpleNamespace(undo=undo, body=orjson.dumps(body), idempotency_key=key, timeout_seconds=timeout_seconds)
+    return SimpleNamespace(
+        undo=undo, body=orjson.dumps(body), idempotency_key=key, timeout_seconds=timeout_seconds, traceparent=None
+    )
 
 
 async def call(handler: Any, **of: Any) -> Outcome:

@@ -29,6 +29,7 @@ from marty_msf.store.database import translate
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
+from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.handlers import Handlers, StepHandler
 from marty_msf.worker.saga.metrics import BOUNDS_MS
 from marty_msf.worker.saga.showing import show
@@ -163,9 +164,12 @@ class SagaOrchestrator:
         context: Mapping[str, Any] | None = None,
         *,
         business_key: str | None = None,
+        traceparent: str | None = None,
     ) -> str:
         """Start a saga; returns its id once it is durable, whatever happens to this process then.
 
+        Its steps are called as parts of the W3C trace `traceparent`; by default, where OpenTelemetry is set up, of what goes on
+        here, else of one of its own.
         With a `business_key` the same start may be made again, at any time and anywhere: there is one saga per type and
         key, and its id is returned; its context and data are those of the first start. Raises InvalidDefinition for steps,
         context or key that cannot be, BusinessKeyTaken when the key's saga follows other steps, NotRunning, and
@@ -177,7 +181,10 @@ class SagaOrchestrator:
         given = arguments.start_context(context)
         if data := {form.name: form.data for form in forms if form.data}:
             given = {**given, OWN_DATA: data}
-        receipt = await running.begin(compiled, f"{saga_type}/{arguments.own_key(business_key)}", given)
+        about = {"marty.saga.resource": self._resource, "marty.saga.type": saga_type}
+        trace = tracing.instant(f"start_saga {saga_type}", "INTERNAL", traceparent, about)
+        key = f"{saga_type}/{arguments.own_key(business_key)}"
+        receipt = await running.begin(compiled, key, given, trace)
         if not receipt.created:
             await self._same(running, compiled, business_key or "", receipt.saga_id)
         return receipt.saga_id

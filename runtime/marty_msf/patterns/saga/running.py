@@ -33,6 +33,7 @@ from marty_msf.worker.saga.starts import Receipt
 from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
 from marty_msf.worker.saga.surroundings import DEFAULT_STUCK_AFTER_SECONDS
+from marty_msf.worker.saga.tracing import traced
 from marty_msf.worker.service import supervise
 
 LOOK_SECONDS: Final = 5.0
@@ -96,14 +97,16 @@ class Running:
             if not self._task.cancelled():
                 self._task.result()
 
-    async def begin(self, compiled: Compiled, business_key: str, context: Mapping[str, object]) -> Receipt:
+    async def begin(
+        self, compiled: Compiled, business_key: str, context: Mapping[str, object], traceparent: str | None
+    ) -> Receipt:
         """Start an instance. Raises InvalidDefinition, DatabaseUnavailable."""
         await self._revisions.keep(compiled.definition, compiled.stored)
         if self._engine is None:
             raise DatabaseUnavailable(
                 "no sagas are taken now, the database was lost: ask again with the same business_key"
             )
-        return await self._engine.starter_of(compiled.definition).start(business_key, context)
+        return await self._engine.starter_of(compiled.definition).start(business_key, context, traceparent)
 
     def handlers_changed(self) -> None:
         """A handler was registered."""
@@ -142,7 +145,7 @@ class Running:
                 resource=context.resource,
                 holder=context.holder,
                 definitions=self._revisions,
-                caller=LibraryCaller(self._handlers, http, self._services),
+                caller=traced(LibraryCaller(self._handlers, http, self._services), context.resource),
                 workers=self._workers,
                 ended=self._ended,
                 broken=self._tell_broken,

@@ -47,6 +47,8 @@ class Request:
     #: The instance's context as it is now; the body has it as it was when the operation began.
     context: Mapping[str, Any]
     saga_id: str
+    #: Of the W3C trace that the call belongs to; None: a trace of the instance's own.
+    traceparent: str | None = None
 
 
 class Caller(Protocol):
@@ -259,6 +261,7 @@ class CallPool:
                     step,
                     live.instance.context,
                     live.text,
+                    live.traceparent,
                 )
             )
         except Exception as error:

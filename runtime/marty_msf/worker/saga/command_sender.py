@@ -14,7 +14,6 @@ from marty_msf.core.errors import BrokerUnavailable, ExpressionError, PoisonEven
 from marty_msf.core.partitioning import Partitioner
 from marty_msf.core.saga.command import Command, command
 from marty_msf.core.saga.events import Misconfigured
-from marty_msf.core.trace import of_saga
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import saga_reply
 from marty_msf.store.database import translate
@@ -23,6 +22,7 @@ from marty_msf.worker.backoff import pause
 from marty_msf.worker.board import Board, reason_of
 from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition, Sent
 from marty_msf.worker.ownership import any_of
+from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.commands import Commands, Open
 
 #: Commands of one pass: bounds its memory, and how long one waits for the acknowledgement of those before.
@@ -151,7 +151,9 @@ class CommandSender:
                 action=live.definition.url_path(step, undo=it.call.undo),
                 idempotency_key=it.key,
                 body=live.bodies[step],
-                traceparent=of_saga(live.text),
+                traceparent=tracing.of_message(
+                    it.form.command_topic, live.text, live.definition.steps[step].name, live.traceparent
+                ),
             )
         except ExpressionError as error:
             self._commands.settle(it, Misconfigured(str(error)))

@@ -128,6 +128,7 @@ class Desk:
             folded.instance,
             len(it.entries),
             folded.bodies,
+            traceparent=it.traceparent,
         )
         if self._memory.add(live):
             self._told[it.number] = live

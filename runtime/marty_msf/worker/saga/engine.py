@@ -140,9 +140,9 @@ class Engine:
         """Starts instances that follow this definition, which the database has already."""
         return self._starters.of(definition)
 
-    async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
+    async def start(self, business_key: str, context: Mapping[str, Any], traceparent: str | None = None) -> Receipt:
         """See Starter.start."""
-        return await self.starter.start(business_key, context)
+        return await self.starter.start(business_key, context, traceparent)
 
     def hasten(self, live: Live, step: int) -> None:
         """End the wait of an operation at rest: what it waits for is there."""
@@ -322,6 +322,7 @@ class Engine:
                 folded.instance,
                 len(stored.entries),
                 folded.bodies,
+                traceparent=stored.traceparent,
                 progress=(folded.instance, folded.progress_ms or stored.started_ms),
             )
             if live.text in self._left_alone or not self.memory.add(live):

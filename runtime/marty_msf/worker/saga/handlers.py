@@ -20,6 +20,7 @@ from marty_msf.core.saga.caching import Cache
 from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
+from marty_msf.core.trace import of_saga
 from marty_msf.worker.saga.cache_mark import cache_of
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.circuit_mark import breaker_of
@@ -38,7 +39,7 @@ class StepContext(dict[str, Any]):
     A copy: changing it changes nothing. What the handler returns is merged into the saga's context.
     """
 
-    __slots__ = ("data", "idempotency_key", "result", "saga_id", "step")
+    __slots__ = ("data", "idempotency_key", "result", "saga_id", "step", "trace")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class StepContext(dict[str, Any]):
         idempotency_key: str,
         data: Mapping[str, Any],
         result: Mapping[str, Any] | None,
+        trace: str | None = None,
     ) -> None:
         super().__init__(context)
         self.saga_id = saga_id
@@ -59,6 +61,13 @@ class StepContext(dict[str, Any]):
         self.data = data
         #: Of an undo: the step's result; None when it is unknown whether the step happened.
         self.result = result
+        #: Of the start or the call's span; None when there is neither.
+        self.trace = trace
+
+    @property
+    def traceparent(self) -> str:
+        """Of the W3C trace that the call belongs to, to be handed on to services and events."""
+        return self.trace or of_saga(self.saga_id)
 
 
 #: Returns what merges into the context, or None. Raises StepRejected, or anything else to be called again.
@@ -169,6 +178,7 @@ class Handlers:
             idempotency_key=request.idempotency_key,
             data=body["data"],
             result=body.get("result"),
+            trace=request.traceparent,
         )
         try:
             async with asyncio.timeout(request.timeout_seconds):

@@ -16,6 +16,7 @@ from marty_msf.core.saga.events import Failed, Misconfigured
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, classify
 from marty_msf.core.saga.url_template import UnfilledTemplate
 from marty_msf.core.trace import of_saga
+from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.reachability import Reachability
@@ -61,7 +62,7 @@ class HttpCaller:
             **call.headers,
             **_HEADERS,
             "Idempotency-Key": request.idempotency_key,
-            "traceparent": of_saga(request.saga_id),
+            "traceparent": request.traceparent or of_saga(request.saga_id),
         }
         for it in call.secret_headers:
             headers[it.header] = self._secrets.header(it.secret)
@@ -93,6 +94,7 @@ class HttpCaller:
                 ) as response,
             ):
                 body = await _read(response)
+            tracing.note({"url.full": url, "http.response.status_code": response.status})
             self._reachability.answered(place)
             return classify(response.status, response.headers, body, url=url, random=_spread(), now_ms=now_ms())
         except aiohttp.ClientConnectorCertificateError as error:

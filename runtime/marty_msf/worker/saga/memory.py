@@ -31,6 +31,8 @@ class Live:
     gone: bool = False
     #: What it was when it was last seen to have made progress, and when that was; None: not looked at yet.
     progress: tuple[Instance, int] | None = None
+    #: Of the W3C trace that its start belongs to; None: a trace of its own, see `core.trace.of_saga`.
+    traceparent: str | None = None
 
 
 class Memory:

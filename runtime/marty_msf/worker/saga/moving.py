@@ -65,5 +65,17 @@ class Mover:
                 )
         if live is not None:
             kept = (new, after, seq, bodies) if written else (live.definition, live.instance, live.seq, live.bodies)
-            self._memory.add(Live(live.id, live.text, live.lane, kept[0], live.started_ms, kept[1], kept[2], kept[3]))
+            self._memory.add(
+                Live(
+                    live.id,
+                    live.text,
+                    live.lane,
+                    kept[0],
+                    live.started_ms,
+                    kept[1],
+                    kept[2],
+                    kept[3],
+                    traceparent=live.traceparent,
+                )
+            )
         return written

@@ -45,6 +45,7 @@ from marty_msf.worker.saga.routes import Routes
 from marty_msf.worker.saga.secret_files import SecretFiles
 from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
+from marty_msf.worker.saga.tracing import traced
 from marty_msf.worker.saga.triggers import Triggers
 
 LOOK_SECONDS: Final = 5.0
@@ -200,7 +201,8 @@ class SagaRole:
         cache = self._cache(handlers, secrets)
         try:
             async with session(self._spec.workers) as client:
-                yield Callers(HttpCaller(client, self._reachability, secrets), handlers), cache
+                caller = Callers(HttpCaller(client, self._reachability, secrets), handlers)
+                yield traced(caller, self._context.resource), cache
         finally:
             handlers.close()
             await cache.close()

@@ -14,9 +14,10 @@ from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.ended import gone
 from marty_msf.core.saga.selection import Selection, selection
 from marty_msf.core.saga.short_ids import span
+from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store import saga_history, saga_lock
 from marty_msf.store.database import translate
-from marty_msf.worker.saga import asking, listing
+from marty_msf.worker.saga import asking, listing, tracing
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.showing import show
@@ -57,7 +58,9 @@ class Routes:
             _check_start(body)
             if self.engine is None:
                 return _error(503, "this worker takes no new instances now: ask again", {"Retry-After": "1"})
-            receipt = await self.engine.start(body["business_key"], body.get("context", {}))
+            about = {"http.request.method": "POST", "http.route": "/v1/sagas", "marty.saga.resource": self._resource}
+            traceparent = tracing.instant("POST /v1/sagas", "SERVER", request.headers.get(TRACEPARENT), about)
+            receipt = await self.engine.start(body["business_key"], body.get("context", {}), traceparent)
         except InvalidDefinition as error:
             return _error(400, str(error))
         except DatabaseUnavailable as error:

@@ -13,6 +13,7 @@ from marty_msf.core.saga.definition import load
 from marty_msf.core.saga.history import Line, former_revisions, history, in_work
 from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import fold
+from marty_msf.core.trace import of_saga
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
 from marty_msf.worker.saga.surroundings import lock_holders, look_around
@@ -50,6 +51,7 @@ class Portrait:
             "started_at": shown.started_at.isoformat(),
             "ended_at": shown.ended_at.isoformat() if shown.ended_at else None,
             "revision": shown.revision,
+            "traceparent": shown.traceparent or of_saga(str(shown.id)),
             "context": self.instance.context,
         }
 

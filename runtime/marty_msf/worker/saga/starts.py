@@ -74,13 +74,15 @@ class Starter:
         """Counter slot of this process for what is not bound to a lane."""
         return self._slot
 
-    async def start(self, business_key: str, context: Mapping[str, Any]) -> Receipt:
+    async def start(self, business_key: str, context: Mapping[str, Any], traceparent: str | None = None) -> Receipt:
         """Start an instance unless one with this business key exists. Returns once it is durable.
+
+        Its steps are called as parts of the W3C trace `traceparent`, which has to be one (`core.trace.parsed`).
 
         Raises InvalidDefinition for a key or context that cannot be kept, DatabaseUnavailable when it is unknown
         whether the instance was started: asking again with the same key is safe.
         """
-        prepared = self.prepare(business_key, context)
+        prepared = self.prepare(business_key, context, traceparent)
         if not self._open:
             raise DatabaseUnavailable("this worker takes no new instances now: ask again")
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
@@ -88,9 +90,9 @@ class Starter:
         self._happened.set()
         return await answer
 
-    def prepare(self, business_key: str, context: Mapping[str, Any]) -> Prepared:
+    def prepare(self, business_key: str, context: Mapping[str, Any], traceparent: str | None = None) -> Prepared:
         """Check a new instance and compute its first transition. Raises InvalidDefinition."""
-        return prepare(self._definition, business_key, context)
+        return prepare(self._definition, business_key, context, traceparent)
 
     async def write(self, conn: Connection, prepared: Mapping[str, Prepared]) -> Mapping[str, saga_start.Placed]:
         """Write instances, by business key, in the caller's transaction; call `hand_over` after its commit.
@@ -158,7 +160,9 @@ class Starter:
         self._asked = []
 
 
-def prepare(definition: Definition, business_key: str, context: Mapping[str, Any]) -> Prepared:
+def prepare(
+    definition: Definition, business_key: str, context: Mapping[str, Any], traceparent: str | None = None
+) -> Prepared:
     """A new instance with its first transition. Raises InvalidDefinition for a key or context that cannot be kept."""
     if not 1 <= len(business_key) <= KEY_CHARACTERS or "\0" in business_key:
         raise InvalidDefinition(
@@ -177,10 +181,10 @@ def prepare(definition: Definition, business_key: str, context: Mapping[str, Any
     raw = uuid7(now, secrets.randbits(RANDOM_BITS))
     id_ = UUID(bytes=raw)
     begun = begin(definition, plain, str(id_), now)
-    live = Live(id_, str(id_), -1, definition, now, begun.instance, 1, begun.bodies)
+    live = Live(id_, str(id_), -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)
     # An instance that ends or waits for a lock without any call takes the long way, as Pending, which knows how to.
     entry = begun.entry if any(isinstance(command, Call) for command in begun.commands) else None
-    return Prepared(saga_start.New(id_, business_key, encoded, entry), live, begun.commands)
+    return Prepared(saga_start.New(id_, business_key, encoded, entry, traceparent), live, begun.commands)
 
 
 def _refuse(asked: Sequence[tuple[Prepared, asyncio.Future[Receipt]]]) -> None:

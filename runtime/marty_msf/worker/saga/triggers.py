@@ -11,9 +11,11 @@ import asyncpg
 from marty_msf.core.cloudevents import envelope
 from marty_msf.core.errors import InvalidDefinition, LeaseLost, PoisonEvent
 from marty_msf.core.saga.trigger import Trigger, wanted
+from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store.database import translate
 from marty_msf.store.saga_trigger import PoisonTrigger
-from marty_msf.worker.kafka_input import Batch, KafkaInput
+from marty_msf.worker.kafka_input import Batch, KafkaInput, Record
+from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.memory import Memory
 from marty_msf.worker.saga.parked_events import ParkedEvents, poison
 from marty_msf.worker.saga.starts import Prepared, Starter
@@ -102,7 +104,9 @@ class Triggers:
                 for want in wanted(self._triggers, record.topic, attributes, record.value):
                     # The first event with a key starts the instance, in this batch as between batches.
                     if want.business_key not in starts.prepared:
-                        starts.prepared[want.business_key] = self._starter.prepare(want.business_key, want.context)
+                        starts.prepared[want.business_key] = self._starter.prepare(
+                            want.business_key, want.context, _trace(record)
+                        )
             except (PoisonEvent, InvalidDefinition) as error:
                 starts.poison.append(poison(record, attributes.id, str(error)))
             except Exception as error:
@@ -110,3 +114,9 @@ class Triggers:
                 logger.exception("%s: a trigger event could not be read", self._resource)
                 starts.poison.append(poison(record, attributes.id, f"{type(error).__name__}: {error}"))
         return starts
+
+
+def _trace(record: Record) -> str | None:
+    """The trace that the event belongs to."""
+    header = record.headers.get(TRACEPARENT)
+    return tracing.by_message(record.topic, header.decode(errors="replace") if header else None)
