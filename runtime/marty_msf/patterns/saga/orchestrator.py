@@ -287,7 +287,10 @@ class SagaOrchestrator:
             raise self._unknown(saga_id) from None
 
     def _unknown(self, saga_id: object) -> UnknownSaga:
-        return UnknownSaga(f"orchestrator {self._name!r} has no saga {saga_id!r}: give the id that start_saga returned")
+        return UnknownSaga(
+            f"orchestrator {self._name!r} has no saga {saga_id!r}: give the id that start_saga returned; "
+            f"sagas that ended are kept for {self._retention_hours} h (retention_hours)"
+        )
 
     def _pool(self) -> asyncpg.Pool:
         return self._at_work().context.pool

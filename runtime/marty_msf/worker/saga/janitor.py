@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -113,7 +113,8 @@ class Janitor:
                 self._complain(f"it is tried again: {type(error).__name__}: {error}")
             await pause(stop, self._pass_seconds)
         if self._epochs:
-            with translate():
+            # A lease that is not handed back ends by itself: no reason to disturb the engine, which stops at the same time.
+            with suppress(MartyError), translate():
                 async with self._pool.acquire() as conn:
                     await leases.leave(conn, SCOPE, self._holder)
 
