@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class Command:
         return self.headers["idempotency-key"]
 
 
+_AWAY = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+
 #: Outcome and value.
 Answer: TypeAlias = tuple[str, Any]
 #: What a service replies to a command: nothing, once, or several times.
@@ -43,7 +45,7 @@ class KafkaService:
         self._bootstrap = bootstrap
         self._topic = topic
         self._handler = handler
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0})
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "log_level": 0})
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -74,13 +76,17 @@ class KafkaService:
         self._thread.join(20)
 
     def _run(self) -> None:
-        consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": self._topic, "fetch.wait.max.ms": 50})
+        consumer = Consumer(
+            {"bootstrap.servers": self._bootstrap, "group.id": self._topic, "fetch.wait.max.ms": 50, "log_level": 0}
+        )
         try:
             partitions = consumer.list_topics(self._topic, timeout=30).topics[self._topic].partitions
             consumer.assign([TopicPartition(self._topic, partition, 0) for partition in partitions])
             while not self._stop.is_set():
                 for record in consumer.consume(100, timeout=0.02):
                     if (error := record.error()) is not None:
+                        if error.retriable() or error.code() in _AWAY:
+                            continue
                         raise KafkaException(error)
                     found: Any = record.headers() or []
                     headers = {name: value.decode() for name, value in found}

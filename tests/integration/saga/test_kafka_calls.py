@@ -2,9 +2,11 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -22,6 +24,7 @@ from marty_msf.worker.saga.role import SagaRole
 from tests.integration.saga.kafka_service import Answer, Command, obliging, serving
 from tests.integration.saga.sagas import RESOURCE, Shop, pool_of, spec, states, told
 from tests.support import kafka
+from tests.support.broker import broker
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
@@ -283,6 +286,35 @@ async def test_a_missing_topic_burns_no_attempt_and_is_told(
                 await eventually(told(lambda: it.board.current() == []))
         finally:
             kafka.delete_topics(place.bootstrap, [missing])
+
+
+async def test_an_outage_of_kafka_burns_no_attempt_of_what_waits_for_it(
+    postgres_url: str, conn: asyncpg.Connection, tmp_path: Path
+) -> None:
+    """The only attempt of one call was sent before the outage and times out in it; another waits to be sent."""
+    once = {"attempts": 1, "initialBackoffMs": 5, "maxBackoffMs": 5}
+    async with broker(tmp_path) as own:
+        place = Place(postgres_url, own.bootstrap, "commands", "replies")
+        for topic in (place.commands, place.replies):
+            await asyncio.to_thread(kafka.create_topic, own.bootstrap, topic, 1)
+        saga = place.saga(place.step("charge", timeoutMs=3500, retry=once))
+        with serving(own.bootstrap, place.commands, lambda _: ()) as service:
+            async with working(place, saga) as it:
+                await it.start("sent", order=1)
+                await eventually(told(lambda: len(service.commands)))
+                await own.kill()
+                began = time.monotonic()
+                await eventually(told(lambda: it.reasons() == [ProblemReason.BROKER_UNAVAILABLE]))
+                assert not it.board.blocked
+                await it.start("waiting", order=2)
+                await eventually(told(lambda: time.monotonic() - began > 4))
+                assert await states(conn) == {"Running": 2}
+                await own.start()
+                await eventually(told(lambda: len({c.idempotency_key for c in service.commands}) == 2), seconds=30)
+                for command in list(service.commands):
+                    service.reply(command, "succeeded")
+                assert await all_ended(conn, 2) == {"Completed": 2}
+                await eventually(told(lambda: it.board.current() == []))
 
 
 async def test_a_reply_that_is_stored_when_an_instance_is_taken_up_is_used_instead_of_a_second_command(

@@ -71,6 +71,10 @@ class Commands:
         form = live.definition.steps[call.step].call
         assert isinstance(form, KafkaCall)
         it = Open(live, call, form, idempotency_key(live.definition, live.text, call), done)
+        if (former := self._open.get(it.key)) is not None:
+            # Of a time before the lane was lost and came back.
+            self._close(former)
+            former.done(former.live, former.call, None)
         self._open[it.key] = it
         self._queue.append(it)
         self.queued.set()
