@@ -87,6 +87,11 @@ class SagaMetrics:
         self.history = HistoryNumbers(registry)
         self.live = Gauge("marty_saga_live_instances", "Live instances in this process's memory.", registry=registry)
         self.lanes = Gauge("marty_saga_lanes", "Lanes this process owns.", registry=registry)
+        self.open_commands = Gauge(
+            "marty_saga_open_commands",
+            "Calls over Kafka of this process that wait to be sent or for their replies.",
+            registry=registry,
+        )
         self.parked_oldest = Gauge(
             "marty_saga_parked_oldest_seconds",
             "Longest time that an instance of this saga has been parked with nobody touching it; the same in every pod.",

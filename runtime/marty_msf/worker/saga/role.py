@@ -98,6 +98,8 @@ class SagaRole:
             if self._spec.kafka
             else None
         )
+        if kafka_calls:
+            self._metrics.open_commands.set_function(kafka_calls.commands.__len__)
         async with self._calling() as (caller, cache):
             engine = Engine(
                 self._context.pool,
