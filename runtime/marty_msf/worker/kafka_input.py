@@ -5,8 +5,8 @@ transaction that stores the effects. There is no consumer group, no rebalancing,
 """
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from asyncpg import Connection
@@ -29,6 +29,8 @@ __all__ = ["Batch", "KafkaInput", "Lag", "Partition", "Record"]
 #: How often topics are looked at: how soon new topics and partitions, and an outage, are noticed.
 LOOK_SECONDS: Final = 2.0
 RETRY_SECONDS: Final = 1.0
+#: How long the end of a connection waits for those who ask it something just now.
+LAST_WORDS_SECONDS: Final = 2.0
 
 
 class KafkaInput:
@@ -49,6 +51,9 @@ class KafkaInput:
         self._partitions = Partitions()
         self._assignment = Assignment(context.pool, self._scope, self._topics, self._partitions)
         self._consumer: Consumer | None = None
+        #: How many ask the consumer something now. Stopped under their hands it would leave connections open.
+        self._asking = 0
+        self._asked = asyncio.Event()
         self._failure: BrokerUnavailable | None = None
         self._failed = asyncio.Event()
         self._owners: dict[str, TopicOwner] = {}
@@ -79,11 +84,12 @@ class KafkaInput:
             await self._wait(wait_seconds)
             return None
         try:
-            if not state.assigned:
-                await self._assignment.assign(consumer)
-            epochs = dict(state.owned)
-            fetched = await consumer.fetch(max_records, wait_seconds)
-            proven = await self._assignment.proven(consumer, fetched)
+            with self._ask():
+                if not state.assigned:
+                    await self._assignment.assign(consumer)
+                epochs = dict(state.owned)
+                fetched = await consumer.fetch(max_records, wait_seconds)
+                proven = await self._assignment.proven(consumer, fetched)
         except BrokerUnavailable as error:
             # A consumer that was stopped meanwhile, in the other task, has failed nobody.
             if self._consumer is consumer:
@@ -141,12 +147,30 @@ class KafkaInput:
         """Distance of all partitions, whoever owns them, from Kafka's real head. Raises BrokerUnavailable."""
         if self._consumer is None or not self.looked.is_set():
             raise self._failure or BrokerUnavailable(f"Kafka at {self._servers} has not answered yet")
-        return await self._meter.read(self._consumer, self._topics, self._known)
+        with self._ask():
+            return await self._meter.read(self._consumer, self._topics, self._known)
 
     @property
     def owned(self) -> int:
         """Partitions this process owns now."""
         return len(self._partitions.owned)
+
+    @contextmanager
+    def _ask(self) -> Iterator[None]:
+        self._asking += 1
+        try:
+            yield
+        finally:
+            self._asking -= 1
+            self._asked.set()
+
+    async def _all_asked(self) -> None:
+        """Return once nobody asks the consumer anything any more, or that takes too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                while self._asking:
+                    self._asked.clear()
+                    await self._asked.wait()
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """One connection's life. Partitions are handed back when it ends: another worker may still reach Kafka."""
@@ -173,6 +197,7 @@ class KafkaInput:
         finally:
             self._consumer = None
             self._owners.clear()
+            await self._all_asked()
             await consumer.stop()
         if self._failure:
             raise self._failure
