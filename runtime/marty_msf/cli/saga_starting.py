@@ -11,6 +11,7 @@ from asyncpg import Connection
 from marty_msf.cli.connection import Target, opened, run, target_options
 from marty_msf.cli.saga_reading import output_option
 from marty_msf.cli.tables import json_text
+from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.saga.definition import load
 from marty_msf.store import saga_instance, saga_list, saga_start
 from marty_msf.worker.saga.starts import prepare
@@ -62,6 +63,10 @@ async def _start(
     async with opened(site) as conn:
         (resource,) = site.resources or ("",)
         revision = await saga_list.present_revision(conn, resource)
+        if revision is None and resource.startswith(f"{LIBRARY_NAMESPACE}/"):
+            raise click.ClickException(
+                f"{resource}: each start of it brings its own steps: start it by SagaOrchestrator.start_saga in Python"
+            )
         if revision is None:
             raise click.ClickException(f"{resource}: no worker of it ever ran on this database: let one start first")
         stored = await saga_instance.definitions(conn, resource, [revision])

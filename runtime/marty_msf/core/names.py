@@ -6,6 +6,9 @@ from typing import Final
 from marty_msf.core.resources.kinds import Role
 
 LABEL_LIMIT: Final = 63
+#: Stands for the namespace in the identities of what the library runs in processes of an application's own; no namespace
+#: of Kubernetes can have this name.
+LIBRARY_NAMESPACE: Final = "_python"
 
 
 def object_name(name: str, suffix: str) -> str:

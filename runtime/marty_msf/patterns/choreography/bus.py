@@ -16,6 +16,7 @@ import orjson
 from asyncpg import Connection
 
 from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, NotRunning
+from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.patterns.choreography.consumer import Retries
 from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
@@ -29,7 +30,6 @@ from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 
-NAMESPACE: Final = "_python"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 #: Beside one for each partition handled at once: positions, leases, the inbox's upkeep, transactions of the service.
 FURTHER_CONNECTIONS: Final = 4
@@ -122,7 +122,7 @@ class EventBus:
                 "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
             )
         async with AsyncExitStack() as stack:
-            resource = f"{NAMESPACE}/{self._name}"
+            resource = f"{LIBRARY_NAMESPACE}/{self._name}"
             size = self._concurrency + FURTHER_CONNECTIONS
             pool = await stack.enter_async_context(
                 opened(self._database_url, self._data_directory, f"marty-events {resource}", size)

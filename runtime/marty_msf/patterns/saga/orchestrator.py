@@ -14,6 +14,7 @@ import asyncpg
 from prometheus_client import CollectorRegistry
 
 from marty_msf.core.errors import BusinessKeyTaken, MartyError, NotRunning, UnknownSaga
+from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.quantile import quantile
 from marty_msf.core.saga.instance import LIVE
 from marty_msf.core.saga.own_data import OWN_DATA
@@ -34,7 +35,6 @@ from marty_msf.worker.saga.handlers import Handlers, StepHandler
 from marty_msf.worker.saga.metrics import BOUNDS_MS
 from marty_msf.worker.saga.showing import show
 
-NAMESPACE: Final = "_python"
 #: Lanes, leases, breakers, verbs; starts and questions of the application.
 CONNECTIONS: Final = 8
 #: How soon the end of a saga that another process works on is seen.
@@ -70,7 +70,7 @@ class SagaOrchestrator:
         PostgreSQL. Raises InvalidDefinition.
         """
         self._name = arguments.orchestrator_name(name)
-        self._resource = f"{NAMESPACE}/{name}"
+        self._resource = f"{LIBRARY_NAMESPACE}/{name}"
         self._retention_hours = arguments.retention_hours(retention_hours)
         self._worker_count = arguments.worker_count(worker_count)
         self._services = None if services is None else arguments.service_addresses(services)
