@@ -12,6 +12,7 @@ from dev.cluster.layout import KAFKA_CLUSTER_PORT, KAFKA_CONTROLLER_PORT, KAFKA_
 from dev.cluster.progress import Step
 
 SOURCES: Final = Path(__file__).parent / "broker"
+LOGGING: Final = SOURCES / "log4j2.properties"
 CLUSTER_ID: Final = "bWFydHktbG9jYWwta2Fma2"
 HEAP: Final = ("-Xms512m", "-Xmx512m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-Djava.awt.headless=true")
 
@@ -43,13 +44,15 @@ def daemon(layout: Layout, *, bridge: bool) -> Daemon:
     text = server_config(layout, bridge=bridge)
     argv = (*_java(layout), "kafka.Kafka", str(layout.configs / "kafka.properties"))
     address = f"{LOOPBACK}:{KAFKA_PORT}" + (f", {NODE_IP}:{KAFKA_CLUSTER_PORT}" if bridge else "")
-    return Daemon("kafka", argv, address, inputs=(text,))
+    return Daemon("kafka", argv, address, inputs=(text, LOGGING.read_text()))
 
 
 def prepare(layout: Layout, *, bridge: bool) -> None:
     """Write the configuration and format the data directory when it is new."""
     config = layout.configs / "kafka.properties"
     write_if_changed(config, server_config(layout, bridge=bridge))
+    # A copy: another checkout of the same sources must not find another command line, and restart the broker.
+    write_if_changed(layout.configs / LOGGING.name, LOGGING.read_text())
     if not data_directory(layout).exists():
         with made_whole(data_directory(layout)) as draft:
             shutil.copytree(_formatted(layout), draft)
@@ -117,6 +120,6 @@ def _formatted(layout: Layout) -> Path:
 
 
 def _java(layout: Layout) -> tuple[str, ...]:
-    logging = f"-Dlog4j2.configurationFile={SOURCES / 'log4j2.properties'}"
+    logging = f"-Dlog4j2.configurationFile={layout.configs / LOGGING.name}"
     # The state path in the command line marks the process as ours.
     return ("java", *HEAP, logging, f"-Dmarty.state={layout.state}/", "-cp", f"{jars(layout)}/*")

@@ -6,14 +6,15 @@ Used by the operator and by the workers.
 import re
 from typing import assert_never
 
-from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.expressions import Expression, check
+from marty_msf.core.errors import ExpressionError, InvalidDefinition
+from marty_msf.core.expressions import Expression, check, over_event
 from marty_msf.core.projection.mapping import Mapper
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.projection import ProjectionSpec
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import HttpCall
 from marty_msf.core.resources.semantic_lock import key_sources
+from marty_msf.core.saga.instance import RESERVED
 from marty_msf.core.saga.url_template import Template
 
 
@@ -47,9 +48,13 @@ def _check_saga(spec: SagaSpec) -> None:
     for index, trigger in enumerate(spec.triggers):
         path = f"spec.triggers[{index}].kafka"
         for name, source in trigger.kafka.context.items():
-            check(source, f"{path}.context.{name}")
+            if name == RESERVED:
+                raise InvalidDefinition(
+                    f"{path}.context.{name}", "is reserved for the whole context", "give the member another name"
+                )
+            over_event(source, f"{path}.context.{name}")
         if trigger.kafka.business_key is not None:
-            check(trigger.kafka.business_key, f"{path}.businessKey")
+            over_event(trigger.kafka.business_key, f"{path}.businessKey")
 
 
 def _check_urls(call: HttpCall, path: str) -> None:
@@ -66,6 +71,11 @@ def _check_condition(spec: SagaSpec, index: int, condition: Expression) -> None:
     a later step, or of one in the same parallelGroup, means its result, would never find it, and the step would be
     skipped without a word. A step's own name is taken for a member of the context.
     """
+    if not condition.roots:
+        try:
+            condition.holds({})
+        except ExpressionError as error:
+            raise InvalidDefinition(condition.path, str(error), "let it give true or false") from None
     group = spec.steps[index].parallel_group
     for place, other in enumerate(spec.steps):
         beside = group is not None and other.parallel_group == group

@@ -84,6 +84,15 @@ def check(source: str, path: str) -> None:
     Expression(source, path)
 
 
+def over_event(source: str, path: str) -> Expression:
+    """An expression of a mapping, which sees an event's payload as `event`. Raises InvalidDefinition as Expression does."""
+    expression = Expression(source, path)
+    if expression.roots and "event" not in expression.roots:
+        unknown = ", ".join(sorted(expression.roots))
+        raise InvalidDefinition(path, f"{source!r} reads {unknown}, but only event exists", "write a text as 'text'")
+    return expression
+
+
 def _parser_message(error: ValueError) -> str:
     """The parser's own sentence without its echo of the source."""
     lines = [line for line in str(error).splitlines() if "Syntax error" in line]

@@ -46,6 +46,8 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         Column("P95", "string", ".status.p95", "95 of 100 instances ended within this time."),
         _AGE,
         *_WIDE,
+        Column("Failed", "integer", ".status.failed", "Instances that ended before anything had happened.", wide=True),
+        Column("Cancelled", "integer", ".status.cancelled", "Instances that a person cancelled.", wide=True),
         Column("Stuck", "integer", ".status.stuck", "Active instances without progress for too long.", wide=True),
         Column("Breakers", "string", ".status.openBreakers", "Services that are not called, or only tried.", wide=True),
         Column("Last-Error", "string", ".status.lastError", "The newest failure of a step.", wide=True),

@@ -8,8 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from marty_msf.core.errors import ExpressionError, InvalidDefinition, PoisonEvent
-from marty_msf.core.expressions import Expression
+from marty_msf.core.errors import ExpressionError, PoisonEvent
+from marty_msf.core.expressions import Expression, over_event
 from marty_msf.core.projection.values import CONVERSIONS, Convert, Unfit, shown
 from marty_msf.core.resources.projection import EventMapping, ProjectionSpec
 
@@ -43,12 +43,9 @@ def value_of(source: str, path: str) -> Value:
     Plain members and constants are computed here, with CEL's results: a call of CEL costs more than the whole rest of
     an event. Raises InvalidDefinition; the function raises ExpressionError.
     """
-    expression = Expression(source, path)
+    expression = over_event(source, path)
     if names := _member_names(source):
         return _member(names, expression)
-    if expression.roots and "event" not in expression.roots:
-        unknown = ", ".join(sorted(expression.roots))
-        raise InvalidDefinition(path, f"{source!r} reads {unknown}, but only event exists", "write a text as 'text'")
     if not expression.roots:
         try:
             constant = expression.value({})

@@ -55,7 +55,8 @@ class ParkedEvents:
             ProblemReason.POISON_EVENT,
             f"{count}{' or more' if count == COUNTED else ''} Kafka messages could not be used and wait in"
             f" marty.saga_parked_event, the others went on; the newest, topic {event.topic!r} partition {event.partition}"
-            f" offset {event.offset}: {event.error}",
+            f" offset {event.offset}: {event.error}. What is corrected holds for later messages: start what these were to start"
+            " by hand, then delete their rows",
             blocking=False,
         )
 

@@ -138,3 +138,27 @@ def test_a_url_that_the_schema_cannot_judge_is_refused() -> None:
         check_expressions(spec({"name": "a", "call": {"http": {"url": "http://h/../x"}}}))
 
     assert caught.value.path == "spec.steps[0].call.http.url"
+
+
+@pytest.mark.parametrize("condition", ["'x'", "1 + 1", "[true]"])
+def test_a_condition_that_can_never_be_true_or_false_is_refused(condition: str) -> None:
+    with pytest.raises(InvalidDefinition, match=r"spec\.steps\[0\]\.condition: .*let it give true or false"):
+        check_expressions(spec({"name": "a", "condition": condition}))
+
+
+@pytest.mark.parametrize(
+    ("mapping", "says"),
+    [
+        ({"businessKey": "foo.bar"}, "spec.triggers[0].kafka.businessKey: 'foo.bar' reads foo, but only event exists"),
+        ({"context": {"x": "order.id"}}, "spec.triggers[0].kafka.context.x: 'order.id' reads order"),
+        ({"context": {"context": "event.id"}}, "spec.triggers[0].kafka.context.context: is reserved"),
+    ],
+)
+def test_a_trigger_reads_its_event_only(mapping: dict[str, Any], says: str) -> None:
+    trigger = {"kafka": {"topic": "orders", "eventType": "order_created", **mapping}}
+    waiting = spec({"name": "a"}, kafka={"bootstrapServers": "kafka:9092"}, triggers=[trigger])
+
+    with pytest.raises(InvalidDefinition) as caught:
+        check_expressions(waiting)
+
+    assert says in str(caught.value)
