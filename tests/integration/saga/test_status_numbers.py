@@ -45,6 +45,10 @@ async def working(
             await asyncio.wait({task})
 
 
+#: Gauges follow four times in this time.
+OFTEN = ORDER.model_copy(update={"stuck_after_seconds": 1})
+
+
 class Refusing(Shop):
     """The payment refuses, and the undo's answer is lost, when asked to."""
 
@@ -99,7 +103,7 @@ async def test_an_instance_that_is_refused_at_once_counts_as_failed(postgres_url
 async def test_the_seeds_metrics_and_those_of_each_step_are_served(postgres_url: str, conn: asyncpg.Connection) -> None:
     """saga_duration_histogram, saga_failure_rate, saga_compensation_rate and active_sagas_gauge, by the names of Prometheus."""
     shop, registry = Refusing(), CollectorRegistry()
-    async with working(postgres_url, ORDER, shop, registry) as role:
+    async with working(postgres_url, OFTEN, shop, registry) as role:
         await start(role, "fine", "also-fine")
         await ended(conn, 2)
         shop.refuses = True

@@ -1,7 +1,10 @@
 """Cached steps on a real Postgres and a real Redis: a hit is journaled as an answer, and no failure of a cache fails a step."""
 
+import asyncio
+import secrets
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from operator import eq
 from pathlib import Path
@@ -9,13 +12,21 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.breaker import Phase
 from marty_msf.core.saga.events import Succeeded
 from marty_msf.core.saga.journal import decode
+from marty_msf.core.worker_config import SagaConfig
+from marty_msf.worker.board import Board
+from marty_msf.worker.role import Context
+from marty_msf.worker.saga import role as role_module
 from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
 from marty_msf.worker.saga.redis_cache import RedisCache
+from marty_msf.worker.saga.role import SagaRole
 from marty_msf.worker.saga.step_cache import StepCache
 from tests.integration.saga.sagas import RESOURCE, Running, engine, pool_of, spec, states, told
 from tests.support.redis import redis_server
@@ -150,3 +161,48 @@ async def test_what_a_shared_cache_holds_is_taken_for_no_more_than_input(
         await spoiler.close()
     assert customers.checks == {"ann": 4}
     assert customers.seen == ["of ann"] * 4
+
+
+@asynccontextmanager
+async def pod(url: str, plan: SagaSpec, registry: CollectorRegistry) -> AsyncIterator[SagaRole]:
+    """A worker as in a pod, with its own callers and caches."""
+    board = Board()
+    async with pool_of(url) as pool:
+        context = Context(pool, f"test/{secrets.token_hex(4)}", RESOURCE, board, registry)
+        role = SagaRole(context, SagaConfig(namespace="shop", name="orders", spec=plan))
+        stop = asyncio.Event()
+        task = asyncio.create_task(role.run(stop))
+        await eventually(told(lambda: role.engine is not None and role.engine.ready.is_set()))
+        yield role
+        stop.set()
+        await task
+
+
+async def test_pods_find_their_redis_in_a_secret(
+    postgres_url: str, conn: asyncpg.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+
+    async def handle(request: web.Request) -> web.Response:
+        calls[request.path] += 1
+        return web.json_response({"credit": 7})
+
+    app = web.Application()
+    app.add_routes([web.post("/{action}", handle)])
+    monkeypatch.setattr(role_module, "SECRETS_DIRECTORY", str(tmp_path))
+    async with redis_server(tmp_path) as redis, TestServer(app) as server:
+        (tmp_path / "shop-redis").mkdir()
+        (tmp_path / "shop-redis/uri").write_text(f"{redis.url}\n")
+        cached = {"name": "check", "cache": {"ttlSeconds": 300, "key": "context.customer"}}
+        plan = spec(
+            {**cached, "service": f"127.0.0.1:{server.port}"},
+            stepCache={"redis": {"urlSecretRef": {"name": "shop-redis"}}},
+        )
+        for count in (1, 2):
+            registry = CollectorRegistry()
+            async with pod(postgres_url, plan, registry) as role:
+                assert role.engine
+                await role.engine.start(f"order-{count}", {"customer": "ann"})
+                await eventually(lambda: ended(conn), partial(eq, count))
+    assert calls == {"/check": 1}
+    assert registry.get_sample_value("marty_saga_step_cache_lookups_total", {"step": "check", "result": "hit"}) == 1

@@ -102,7 +102,7 @@ class StepCache:
         max_bytes: int,
         *,
         shared: Shared | None = None,
-        of_handler: Callable[[Step], Cache | None] = lambda _: None,
+        of_handler: Callable[[Step], Cache | None] | None = None,
         numbers: CallNumbers | None = None,
     ) -> None:
         """`of_handler` says what the function that does a step was marked with, if one does it here."""
@@ -117,7 +117,9 @@ class StepCache:
     def place(self, live: Live, call: Call) -> Place | None:
         """Where the result of a call is kept; None for a call that is always made."""
         step = live.definition.steps[call.step]
-        cache = step.cache or self._of_handler(step)
+        cache = step.cache
+        if cache is None and self._of_handler is not None:
+            cache = self._of_handler(step)
         if cache is None or call.undo or step.pivot or step.compensation is not None:
             return None
         # The bytes that are sent, not the context as it is now: the answer belongs to them.
