@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, TypeAlias, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
 
 import orjson
 
@@ -21,6 +21,7 @@ from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.core.trace import of_saga
+from marty_msf.worker.saga.bounded import bounded
 from marty_msf.worker.saga.cache_mark import cache_of
 from marty_msf.worker.saga.calls import Request
 from marty_msf.worker.saga.circuit_mark import breaker_of
@@ -74,10 +75,20 @@ class StepContext(dict[str, Any]):
 StepHandler: TypeAlias = Callable[[StepContext], Awaitable[Mapping[str, Any] | None] | Mapping[str, Any] | None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(NamedTuple):
     step: str
     undo: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Handler:
+    """What is registered; all that can be said before a call, because calls are many."""
+
+    function: StepHandler
+    #: A coroutine function, which needs no thread.
+    awaits: bool
+    #: For people.
+    name: str
 
 
 @overload
@@ -115,7 +126,7 @@ class Handlers:
     """The functions of this process by step. Functions that are no coroutines run in up to THREADS threads."""
 
     def __init__(self) -> None:
-        self._handlers: dict[_Mark, StepHandler] = {}
+        self._handlers: dict[_Mark, _Handler] = {}
         self._threads: ThreadPoolExecutor | None = None
         #: Replaced whenever something is registered.
         self._changed = asyncio.Event()
@@ -146,9 +157,7 @@ class Handlers:
     def breaker(self, step: str) -> Breaker | None:
         """The circuit breaker that the functions of a step are marked with. Raises InvalidDefinition when they differ."""
         found = {
-            breaker
-            for undo in (False, True)
-            if (breaker := breaker_of(self._handlers.get(_Mark(step, undo)))) is not None
+            breaker for undo in (False, True) if (breaker := breaker_of(self._function(step, undo=undo))) is not None
         }
         if len(found) > 1:
             raise InvalidDefinition(
@@ -160,7 +169,7 @@ class Handlers:
 
     def cache(self, step: str) -> Cache | None:
         """What the function that does a step is marked with, see cached_saga_step."""
-        return cache_of(self._handlers.get(_Mark(step, undo=False)))
+        return cache_of(self._function(step, undo=False))
 
     async def registered(self, step: str, *, undo: bool) -> None:
         """Return once a function for it is registered."""
@@ -169,7 +178,8 @@ class Handlers:
 
     async def call(self, step: str, request: Request) -> Outcome:
         """Run the function registered for a step; see Caller.call. It must be there: see `has`."""
-        name = f"the {'compensation' if request.undo else 'step'} handler of {step!r}"
+        handler = self._handlers[_Mark(step, request.undo)]
+        name = handler.name
         body = orjson.loads(request.body)
         context = StepContext(
             body["context"],
@@ -181,8 +191,7 @@ class Handlers:
             trace=request.traceparent,
         )
         try:
-            async with asyncio.timeout(request.timeout_seconds):
-                result = await self._run(self._handlers[_Mark(step, request.undo)], context)
+            result = await bounded(self._run(handler, context), request.timeout_seconds)
         except StepRejected as error:
             return Rejected(str(error) or f"{name} raised StepRejected", _spread())
         except TimeoutError as error:
@@ -209,25 +218,33 @@ class Handlers:
         path = f"{'compensation' if mark.undo else 'step'} handler {mark.step!r}"
         if not callable(handler):
             raise InvalidDefinition(path, f"{type(handler).__name__} cannot be called", "give a function")
-        if mark in self._handlers and self._handlers[mark] != handler:
+        if mark in self._handlers and self._handlers[mark].function != handler:
             raise InvalidDefinition(path, "is registered already", "give each step one function")
-        does = handler if not mark.undo else self._handlers.get(_Mark(mark.step, undo=False))
+        does = handler if not mark.undo else self._function(mark.step, undo=False)
         if cache_of(does) is not None and (mark.undo or self.has(mark.step, undo=True)):
             raise InvalidDefinition(
                 path,
                 "the step is marked with @cached_saga_step and has a compensation",
                 "remove the one or the other: what is undone has to be done each time",
             )
-        self._handlers[mark] = handler
+        awaits = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+            getattr(handler, "__call__", None)  # noqa: B004
+        )
+        name = f"the {'compensation' if mark.undo else 'step'} handler of {mark.step!r}"
+        self._handlers[mark] = _Handler(handler, awaits, name)
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _run(self, handler: StepHandler, context: StepContext) -> Any:
-        if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
-            return await _awaited(handler(context))
+    def _function(self, step: str, *, undo: bool) -> StepHandler | None:
+        found = self._handlers.get(_Mark(step, undo))
+        return found.function if found else None
+
+    async def _run(self, handler: _Handler, context: StepContext) -> Any:
+        if handler.awaits:
+            return await _awaited(handler.function(context))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
-        work = partial(contextvars.copy_context().run, handler, context)
+        work = partial(contextvars.copy_context().run, handler.function, context)
         result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A plain function may hand on the coroutine of another one.
         return await _awaited(result)
@@ -241,10 +258,10 @@ def outcome_of(name: str, result: object) -> Succeeded | Unusable:
     """What a handler's return value means. It did its work, so a value that cannot be kept is no failure to retry."""
     if result is None:
         return Succeeded({})
-    if not isinstance(result, Mapping):
+    if type(result) is not dict and not isinstance(result, Mapping):
         return Unusable(f"{name} returned {type(result).__name__}, no JSON object: return a dict or None")
     try:
-        encoded = orjson.dumps(dict(result))
+        encoded = orjson.dumps(result if type(result) is dict else dict(result))
     except TypeError as error:
         return Unusable(f"{name} returned what is no JSON ({error}): return a dict of JSON values")
     if len(encoded) > ANSWER_LIMIT_BYTES:

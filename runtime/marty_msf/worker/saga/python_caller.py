@@ -1,8 +1,7 @@
-"""Steps as coroutine functions of this process. No resource field names them yet; benchmarks and tests use them."""
+"""Steps as coroutine functions by action, for tests and the engine's own benchmark; what users write is in `handlers`."""
 
-import asyncio
 import random
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -11,6 +10,7 @@ import orjson
 from marty_msf.core.errors import MartyError
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
+from marty_msf.worker.saga.bounded import bounded
 from marty_msf.worker.saga.calls import Request
 
 
@@ -52,7 +52,7 @@ class PythonCaller:
             body["saga_id"], body["step"], request.idempotency_key, body["context"], body["data"], body.get("result")
         )
         try:
-            return _outcome(name, await _bounded(handler(call), request.timeout_seconds))
+            return _outcome(name, await bounded(handler(call), request.timeout_seconds))
         except StepRejected as error:
             return Rejected(str(error), random.random())  # noqa: S311  # spreads waits, guards nothing
         except TimeoutError:
@@ -76,41 +76,3 @@ def _outcome(name: str, result: Mapping[str, Any] | None) -> Succeeded | Unusabl
     if not isinstance(plain, dict) or len(encoded) > ANSWER_LIMIT_BYTES:
         return Unusable(f"{name} returned no object, or over {ANSWER_LIMIT_BYTES} bytes: return a small dict")
     return succeeded(plain, name)
-
-
-async def _bounded(work: Awaitable[Mapping[str, Any] | None], seconds: float) -> Mapping[str, Any] | None:
-    """Await a handler for so long; one that never waits costs no timer."""
-    waiting = work.__await__()
-    result: Mapping[str, Any] | None
-    try:
-        first = next(waiting)
-    except StopIteration as done:
-        result = done.value
-        return result
-    async with asyncio.timeout(seconds):
-        result = await _Begun(waiting, first)
-        return result
-
-
-class _Begun:
-    """The rest of an awaitable that was begun and gave `first` to wait for."""
-
-    def __init__(self, rest: Generator[Any, Any, Any], first: Any) -> None:
-        self._rest = rest
-        self._first = first
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        pending = self._first
-        while True:
-            try:
-                try:
-                    value = yield pending
-                except GeneratorExit:
-                    self._rest.close()
-                    raise
-                except BaseException as error:
-                    pending = self._rest.throw(error)
-                else:
-                    pending = self._rest.send(value)
-            except StopIteration as done:
-                return done.value
