@@ -393,6 +393,24 @@ async def test_a_missing_privilege_is_told_on_the_board_and_stops_nothing_else(
     assert "a privilege is missing" in problem.message
 
 
+async def test_who_may_enqueue_events_may_not_touch_partitions(conn: asyncpg.Connection, old: list[str]) -> None:
+    role = f"tenant_{secrets.token_hex(4)}"
+    async with rolled_back(conn):
+        await conn.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA marty TO {role}; SET ROLE {role}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await conn.execute("SELECT marty.drop_saga_partition($1::text::regclass)", old[0])
+
+
+@asynccontextmanager
+async def rolled_back(conn: asyncpg.Connection) -> AsyncIterator[None]:
+    transaction = conn.transaction()
+    await transaction.start()
+    try:
+        yield
+    finally:
+        await transaction.rollback()
+
+
 async def test_a_start_in_sql_whose_key_becomes_free_in_the_middle_starts_a_new_instance(
     conn: asyncpg.Connection,
 ) -> None:
