@@ -9,8 +9,6 @@ from marty_msf.core.worker_config import SagaConfig
 NAMESPACE: Final = "chaos"
 NAME: Final = "orders"
 RESOURCE: Final = f"{NAMESPACE}/{NAME}"
-#: How long a worker waits for one answer; a service that times out takes longer than that.
-TIMEOUT_MS: Final = 1000
 #: Share of the calls that the service answers with an error, and that it answers too late.
 FAILING: Final = 0.20
 TIMING_OUT: Final = 0.05
@@ -101,6 +99,9 @@ class Plan:
     instances: int = 20_000
     seconds: float = 600
     workers: int = 2
+    #: How long a worker waits for one answer. Well above what a busy machine needs: a service that answers all calls too late gets
+    #: each of them again.
+    timeout_ms: int = 3000
     #: A worker, whichever, is killed after a random time between these.
     kill_seconds: tuple[float, float] = (2, 6)
     #: When Postgres is restarted, as shares of `seconds`: by turns as a crash does, and in good order.
@@ -108,7 +109,7 @@ class Plan:
     #: Kills after which there are no more; None: until `seconds` are over.
     kills: int | None = None
     #: How long the last instances may take when all disturbance is over.
-    quiet_seconds: float = 300
+    quiet_seconds: float = 900
     seed: int = 7
     orders: Sequence[Order] = field(init=False)
 
@@ -116,7 +117,7 @@ class Plan:
         object.__setattr__(self, "orders", [Order(number) for number in range(self.instances)])
 
 
-def config(service: str) -> SagaConfig:
+def config(service: str, timeout_ms: int) -> SagaConfig:
     """The workers' configuration, with the service at `host:port`."""
 
     def step(name: str, **more: Any) -> dict[str, Any]:
@@ -132,10 +133,10 @@ def config(service: str) -> SagaConfig:
             "name": NAME,
             "spec": {
                 "database": {"urlSecretRef": {"name": "chaos"}},
-                "workers": 100,
+                "workers": 40,
                 "maxParallelSteps": 2,
                 "semanticLock": {"keys": ["'customer:' + string(customer.number)", "'shelf:' + string(shelf)"]},
-                "stepDefaults": {"timeoutMs": TIMEOUT_MS, "retry": _FORWARD},
+                "stepDefaults": {"timeoutMs": timeout_ms, "retry": _FORWARD},
                 "compensationDefaults": {"retry": _PATIENT},
                 "steps": [
                     undoable("reserve", parallelGroup="prepare"),

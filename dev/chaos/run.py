@@ -24,6 +24,7 @@ from tests.support.waiting import eventually
 #: Of the whole time; afterwards everything that was started has time to end while the disturbance goes on.
 STARTING: Final = 0.9
 READY_SECONDS: Final = 60
+TOLD_SECONDS: Final = 30
 
 
 async def run(plan: Plan, directory: Path, tell: Callable[[str], None]) -> Facts:
@@ -32,10 +33,10 @@ async def run(plan: Plan, directory: Path, tell: Callable[[str], None]) -> Facts
         server = await stack.enter_async_context(running_server())
         await _databases(server)
         service = f"127.0.0.1:{free_port()}"
-        arguments = ["-m", "dev.chaos.service", service.rpartition(":")[2], str(plan.seed)]
+        arguments = ["-m", "dev.chaos.service", service.rpartition(":")[2], str(plan.seed), str(plan.timeout_ms)]
         environment = {"LEDGER_URL": server.url("ledger")}
         await stack.enter_async_context(running(arguments, directory / "service.log", environment))
-        (directory / "config.json").write_text(render(config(service)))
+        (directory / "config.json").write_text(render(config(service, plan.timeout_ms)))
         pods = [
             Pod(number, directory / "config.json", server.url("marty"), directory) for number in range(plan.workers)
         ]
@@ -90,12 +91,14 @@ async def _quiet(
 ) -> None:
     """Wait until every instance has ended, and the service has ended every call. What does not end shows in the table."""
     conn = await asyncpg.connect(server.url("marty"))
-    try:
-        await eventually(lambda: facts.ended(conn), lambda found: found >= plan.instances, seconds=plan.quiet_seconds)
-    except AssertionError as late:
-        tell(f"not all instances ended: {late}")
-    finally:
-        await conn.close()
+    loop = asyncio.get_running_loop()
+    end, told = loop.time() + plan.quiet_seconds, loop.time()
+    while (ended := await facts.ended(conn)) < plan.instances and loop.time() < end:
+        if loop.time() - told > TOLD_SECONDS:
+            told = loop.time()
+            tell(f"{ended} of {plan.instances} instances have ended")
+        await asyncio.sleep(0.1)
+    await conn.close()
 
     async def calls() -> int:
         async with client.get(f"http://{service}/open") as answer:
@@ -118,7 +121,7 @@ async def _facts(server: Server, customers: Customers, pods: list[Pod], restarts
             locks_kept=locks,
             kills=sum(pod.killed for pod in pods),
             restarts=restarts,
-            crashes=[f"worker-{pod.number} ended with {code}" for pod in pods for code in pod.crashes],
+            crashes=[f"worker-{pod.number} {how}" for pod in pods for how in pod.crashes],
             errors=[f"worker-{pod.number}: {error}" for pod in pods for error in pod.errors()],
         )
     finally:

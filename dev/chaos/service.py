@@ -1,6 +1,6 @@
 """The service behind the steps: another process with a ledger in Postgres, which fails and dawdles at random.
 
-Run as `python -m dev.chaos.service PORT SEED` with LEDGER_URL in the environment. Whatever it does wrong, it does as real services do:
+Run as `python -m dev.chaos.service PORT SEED TIMEOUT_MS` with LEDGER_URL in the environment. Whatever it does wrong, it does as real services do:
 it answers with an error before or after the effect, breaks the connection, or answers when nobody listens any more.
 """
 
@@ -16,19 +16,20 @@ import asyncpg
 from aiohttp import web
 
 from dev.chaos import ledger
-from dev.chaos.plan import FAILING, TIMEOUT_MS, TIMING_OUT
+from dev.chaos.plan import FAILING, TIMING_OUT
 
-#: Longer than the caller waits, and long enough for an undo to come before the effect.
-DAWDLE_SECONDS: Final = TIMEOUT_MS / 1000 * 2.5
+#: Of the caller's patience: an answer that comes too late, and late enough for an undo to come before the effect.
+DAWDLING: Final = 2.5
 UNDO: Final = "undo-"
 
 
 class Service:
     """POST /<step> and /undo-<step>; GET /open tells how many calls it has not ended yet."""
 
-    def __init__(self, pool: asyncpg.Pool, source: random.Random) -> None:
+    def __init__(self, pool: asyncpg.Pool, source: random.Random, dawdle_seconds: float) -> None:
         self._pool = pool
         self._source = source
+        self._dawdle_seconds = dawdle_seconds
         self._open = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -70,14 +71,14 @@ class Service:
         match self._source.randrange(3):
             case 0:
                 await self._perform(request)
-                await asyncio.sleep(DAWDLE_SECONDS)
+                await asyncio.sleep(self._dawdle_seconds)
                 return web.Response(status=500)
             case 1:
                 body = await request.read()
-                await asyncio.sleep(DAWDLE_SECONDS)
+                await asyncio.sleep(self._dawdle_seconds)
                 return await self._perform(request, body)
             case _:
-                await asyncio.sleep(DAWDLE_SECONDS)
+                await asyncio.sleep(self._dawdle_seconds)
                 return web.Response(status=500)
 
     async def _perform(self, request: web.Request, body: bytes | None = None) -> web.StreamResponse:
@@ -97,9 +98,9 @@ class Service:
         return web.json_response({} if undo else {step: f"{step}-{call['context']['order']}"}, status=status)
 
 
-async def main(port: int, seed: int, url: str) -> None:
+async def main(port: int, seed: int, timeout_ms: int, url: str) -> None:
     pool = await asyncpg.create_pool(url, min_size=1, max_size=10, command_timeout=10)
-    service = Service(pool, random.Random(seed))
+    service = Service(pool, random.Random(seed), timeout_ms / 1000 * DAWDLING)
     app = web.Application()
     app.add_routes([web.get("/open", service.open), web.post("/{action}", service.handle)])
     runner = web.AppRunner(app, access_log=None)
@@ -109,4 +110,4 @@ async def main(port: int, seed: int, url: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), os.environ["LEDGER_URL"]))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), os.environ["LEDGER_URL"]))
