@@ -21,6 +21,7 @@ from bench.harness import WARM_UP_ITEMS, Cost, Result, fresh_database, measure, 
 from marty_msf.core.worker_config import SagaConfig
 from marty_msf.core.worker_status import SagaTotals
 from marty_msf.store.database import open_pool
+from marty_msf.worker import collector
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--concurrency", type=int, default=200)
     parser.add_argument("--profile", action="store_true", help="print where the worker's time goes; slower")
     given = parser.parse_args()
+    collector.set_pace()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(run(given.seconds, given.concurrency, given.profile))
 

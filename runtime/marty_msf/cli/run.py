@@ -1,7 +1,6 @@
 """`marty run`: one worker process."""
 
 import asyncio
-import gc
 import os
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from marty_msf.core import logs, worker_config
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import Role
+from marty_msf.worker import collector
 from marty_msf.worker.service import serve
 from marty_msf.worker.settings import Settings
 
@@ -58,8 +58,6 @@ def run(role: str, path: Path, code: Path | None) -> None:
     if code is not None:
         # At the end: a file of the user's may have the name of a module that this program imports.
         sys.path.append(str(code))
-    # Batches are thousands of short-lived values without cycles: the collector's usual pace costs a fifth of the work.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collector.set_pace()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(config, settings))

@@ -1,19 +1,19 @@
 """Starting saga instances, idempotently by business key. Callers own the transaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from asyncpg import Connection
 
+from marty_msf.core.value import value
 from marty_msf.store.saga_wave import by_lane
 
 #: Counter slots of those who start: beyond the lanes, see marty.saga_counter.
 SLOTS: Final = range(64, 128)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class New:
     """An instance to start; business keys are distinct within one call."""
 
@@ -26,7 +26,7 @@ class New:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Placed:
     """What became of a New."""
 

@@ -6,11 +6,13 @@ person who asked for a verb, `verb` the number of the request.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
 from typing import Any, ClassVar, Final, TypeAlias, get_args
 
+from marty_msf.core.value import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Started:
     """The instance was taken up; `deadline_ms` ends its life before the pivot (milliseconds since 1970)."""
 
@@ -18,7 +20,7 @@ class Started:
     deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Succeeded:
     """The call in flight succeeded; the result's members go into the context."""
 
@@ -27,7 +29,7 @@ class Succeeded:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unusable:
     """The call in flight succeeded, but its answer cannot be kept (too large, or a reserved name)."""
 
@@ -36,7 +38,7 @@ class Unusable:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Rejected:
     """The service refused for a business reason: nothing happened there."""
 
@@ -47,7 +49,7 @@ class Rejected:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Failed:
     """The call in flight failed for a time. `unknown`: it may have had its effect (time-out, 5xx, a lost answer)."""
 
@@ -59,7 +61,7 @@ class Failed:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Misconfigured:
     """The service does not know the call or us (3xx, 401, 403, 404, 405): a person has to mend something."""
 
@@ -68,7 +70,7 @@ class Misconfigured:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Due:
     """The wait is over: an operation's, or the one of an instance that waits for its semantic lock."""
 
@@ -76,7 +78,7 @@ class Due:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resumed:
     """A new owner found the call in flight: whether the former one made it, and how it ended, is unknown."""
 
@@ -84,7 +86,7 @@ class Resumed:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Restarted:
     """As Resumed, but the former owner was this same process, which lives: no sign that the call kills workers."""
 
@@ -92,7 +94,7 @@ class Restarted:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Withdrawn:
     """The owner stops before it made the call in flight."""
 
@@ -100,7 +102,7 @@ class Withdrawn:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Broken:
     """What came next could not be computed or kept, through a fault of ours: a person has to look."""
 
@@ -108,14 +110,14 @@ class Broken:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Locked:
     """The instance holds its semantic lock."""
 
     TAG: ClassVar[str] = "locked"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LockRefused:
     """Another instance holds the semantic lock, and the definition says not to wait for it."""
 
@@ -124,7 +126,7 @@ class LockRefused:
     holder: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LockLost:
     """The semantic lock went to another instance, because nobody worked on this one for the whole lease."""
 
@@ -132,7 +134,7 @@ class LockLost:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cancel:
     """A person wants it to end, with everything undone that may have happened."""
 
@@ -141,7 +143,7 @@ class Cancel:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Retry:
     """A person wants a parked operation called again under a new idempotency key."""
 
@@ -150,7 +152,7 @@ class Retry:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SkipStep:
     """A person handled a parked operation: it counts as done. `step` is needed only when several are parked."""
 
@@ -160,7 +162,7 @@ class SkipStep:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resume:
     """A person wants a paused or parked instance to go on where it stands."""
 
@@ -169,7 +171,7 @@ class Resume:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class EditContext:
     """A person changes the context of a paused or parked instance by a merge patch (RFC 7396)."""
 
@@ -179,7 +181,7 @@ class EditContext:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pause:
     """A person wants nothing to begin until Resume."""
 
@@ -188,7 +190,7 @@ class Pause:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Unlock:
     """A person takes the semantic lock from a parked or paused instance; it gets it again before it goes on."""
 
@@ -197,7 +199,7 @@ class Unlock:
     verb: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Migrated:
     """A person moved the instance to another revision. What was before is read by the former one only."""
 
@@ -214,7 +216,9 @@ Verb: TypeAlias = Cancel | Retry | SkipStep | Resume | EditContext | Pause | Unl
 Event: TypeAlias = Started | Answer | Due | Broken | Locked | LockRefused | LockLost | Verb | Migrated
 
 _TYPES: Final[Mapping[str, type[Event]]] = {kind.TAG: kind for kind in get_args(Event)}
-_FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {kind: kind.__slots__ for kind in _TYPES.values()}
+_FIELDS: Final[Mapping[type[Event], Sequence[str]]] = {
+    kind: [it.name for it in fields(kind)] for kind in _TYPES.values()
+}
 
 
 def to_list(event: Event) -> list[Any]:

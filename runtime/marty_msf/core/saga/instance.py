@@ -1,11 +1,12 @@
 """What a saga instance is, and what the machine can ask for: values only."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
 import orjson
+
+from marty_msf.core.value import value
 
 CONTEXT_LIMIT_BYTES: Final = 256 * 1024
 #: A new instance's context leaves room for the answers of its steps.
@@ -42,7 +43,7 @@ class State(StrEnum):
 LIVE: Final = frozenset({State.PENDING, State.WAITING, State.RUNNING, State.COMPENSATING})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Happened:
     """A step that happened, or may have: then the result is None."""
 
@@ -50,7 +51,7 @@ class Happened:
     result: Mapping[str, Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Operation:
     """Doing or undoing one step. It is in flight (called, not answered) or at rest."""
 
@@ -72,7 +73,7 @@ class Operation:
     anew: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Instance:
     """One execution of a saga."""
 
@@ -124,7 +125,7 @@ def in_flight(instance: Instance) -> bool:
     return any(it.until_ms is None for it in instance.operations)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Call:
     """Call the service, once this intent is durable. The answer comes back as an event."""
 
@@ -139,7 +140,7 @@ class Call:
     number: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wait:
     """Give the event Due at this time (milliseconds since 1970)."""
 
@@ -148,7 +149,7 @@ class Wait:
     step: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Acquire:
     """Get the semantic lock for these keys, which are sorted and distinct. Asking again changes nothing."""
 
@@ -157,7 +158,7 @@ class Acquire:
     reject: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class End:
     """Nothing more to do: the instance's state is none of the live ones. Calls still in flight come to nothing."""
 

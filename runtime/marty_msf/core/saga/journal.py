@@ -6,7 +6,7 @@ and are given back byte by byte.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import orjson
@@ -17,9 +17,10 @@ from marty_msf.core.saga.events import Event, Migrated, Started, Verb, from_list
 from marty_msf.core.saga.instance import Call, Commands, Instance
 from marty_msf.core.saga.machine import advance, request_body
 from marty_msf.core.saga.migration import restored
+from marty_msf.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Folded:
     """An instance as its journal leaves it."""
 
@@ -32,7 +33,7 @@ class Folded:
     called_ms: Mapping[int, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Begun:
     """An instance with its first transition, ready to be written."""
 

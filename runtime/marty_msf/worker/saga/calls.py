@@ -6,7 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol
@@ -17,6 +17,7 @@ from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
+from marty_msf.core.value import value
 from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga.call_numbers import CallNumbers
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 CALLS_PER_TURN: Final = 128
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """One call of a service or handler."""
 

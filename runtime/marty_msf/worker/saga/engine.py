@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -21,7 +21,7 @@ from marty_msf.core.saga.events import Due, Event, Restarted, Resumed, Started, 
 from marty_msf.core.saga.instance import Call, State
 from marty_msf.core.saga.journal import fold
 from marty_msf.core.saga.stages import standing
-from marty_msf.store import saga_instance, saga_wave
+from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
@@ -39,6 +39,7 @@ from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.starts import Receipt, Starter
 from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.waves import Waves
+from marty_msf.worker.saga.writers import Writers, open_lines
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ class Engine:
         #: Set once lanes are loaded, or when nobody left one for us.
         self.ready = asyncio.Event()
         self._progress = asyncio.Event()
-        self._happened = asyncio.Event()
+        asked, happened = asyncio.Event(), asyncio.Event()
         self._pending = asyncio.Event()
         scope = f"saga:{resource}"
         self.breakers = Breakers(pool, resource, holder)
@@ -111,7 +112,7 @@ class Engine:
             broken=self._leave_alone,
             refused=self._refused,
             verb_settled=self._verb_settled,
-            happened=self._happened,
+            happened=happened,
             progress=self._progress,
         )
         self._starters = Starters(
@@ -123,9 +124,10 @@ class Engine:
                 holder=holder,
                 began=self._waves.obey,
                 pending=self._pending.set,
-                happened=self._happened,
+                asked=asked,
             )
         )
+        self._writers = Writers(self._starters, self._waves, asked, happened)
         mover = Mover(pool, scope, holder, self.memory, definitions)
         self._desk = Desk(pool, resource, self.memory, definitions, mover, self._locks, self._tell, self._pending)
         self._owner = LaneOwner(pool, scope, holder, range(LANES), self)
@@ -160,10 +162,11 @@ class Engine:
         """
         await self._definitions.register()
         try:
-            async with self._connection() as conn, TaskGroup() as tasks:
+            async with open_lines(self._pool) as lines, TaskGroup() as tasks:
                 self._starters.open()
                 parts = [
-                    tasks.create_task(self._write(conn)),
+                    tasks.create_task(self._writers.write_starts(lines.starts)),
+                    tasks.create_task(self._writers.write_waves(lines.waves)),
                     tasks.create_task(self._calls.run()),
                     tasks.create_task(self.breakers.run()),
                     tasks.create_task(self._locks.run()),
@@ -213,20 +216,6 @@ class Engine:
         """LaneUser: forget the lanes; answers of their calls in flight come to nothing."""
         self.memory.close_lanes(set(lanes))
         self._progress.set()
-
-    async def _write(self, conn: Connection) -> None:
-        """Write starts and waves in turn until cancelled: as soon as one commit returned and something waits."""
-        while True:
-            self._happened.clear()
-            wait_ms = self._waves.due()
-            for starter in self._starters.waiting():
-                await starter.run_once(conn)
-            if self._waves.waiting:
-                await self._waves.run_once(conn)
-            elif not self._happened.is_set():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
-                        await self._happened.wait()
 
     def _ended(self, live: Live) -> None:
         if live.definition.lock is not None:
@@ -343,16 +332,3 @@ class Engine:
                 kind = Restarted if isinstance(step.call, KafkaCall) else found
                 self._waves.tell(live, kind(None if step.group is None else operation.step))
         self._waves.obey(live, standing(live.definition, live.instance))
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        """A connection of our own for the hot statements, whose plans do not depend on how full the tables are now."""
-        with translate():
-            async with self._pool.acquire() as conn:
-                await conn.execute(saga_wave.PLAN_FOR_INDEXES)
-                try:
-                    yield conn
-                finally:
-                    # The pool throws a connection away that broke, and refuses even to say so.
-                    with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-                        await conn.execute(saga_wave.PLAN_AS_USUAL)

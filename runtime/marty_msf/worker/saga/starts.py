@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,6 +14,7 @@ from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
 from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Call, Commands, context_problem
 from marty_msf.core.saga.journal import begin
+from marty_msf.core.value import value
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
@@ -24,7 +24,7 @@ BATCH_LIMIT: Final = 1000
 KEY_CHARACTERS: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Receipt:
     """Answer to a start: the instance is durable."""
 
@@ -33,7 +33,7 @@ class Receipt:
     created: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prepared:
     """An instance ready to be written, and what it does once it is."""
 
@@ -43,7 +43,7 @@ class Prepared:
 
 
 class Starter:
-    """Sets `happened` when there is something to write. Writes new instances; those in our own lanes begin in the same commit, the others wait for their lane's owner."""
+    """Sets `asked` when there is something to write. Writes new instances; those in our own lanes begin in the same commit, the others wait for their lane's owner."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Starter:
         holder: str,
         began: Callable[[Live, Commands], None],
         pending: Callable[[], None],
-        happened: asyncio.Event,
+        asked: asyncio.Event,
     ) -> None:
         self._memory = memory
         self._definition = definition
@@ -66,7 +66,7 @@ class Starter:
         self._pending = pending
         self._slot = secrets.choice(saga_start.SLOTS)
         self._asked: list[tuple[Prepared, asyncio.Future[Receipt]]] = []
-        self._happened = happened
+        self._new = asked
         self._open = False
 
     @property
@@ -87,7 +87,7 @@ class Starter:
             raise DatabaseUnavailable("this worker takes no new instances now: ask again")
         answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._asked.append((prepared, answer))
-        self._happened.set()
+        self._new.set()
         return await answer
 
     def prepare(self, business_key: str, context: Mapping[str, Any], traceparent: str | None = None) -> Prepared:

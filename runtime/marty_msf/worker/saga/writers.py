@@ -1,0 +1,97 @@
+"""The two writers of an engine: one for new instances, one for what happens to those in work.
+
+Each writes as soon as its last commit returned and something waits. They have a connection each, so that one makes its next
+statement ready while the other awaits its commit, and so that a start holds up nobody when it has to wait for a
+transaction that is starting an instance with the same business key.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import asyncpg
+from asyncpg import Connection
+
+from marty_msf.store import saga_wave
+from marty_msf.store.database import translate
+from marty_msf.worker.saga.starters import Starters
+from marty_msf.worker.saga.waves import Waves
+
+#: A pool below this size has no connection to spare: the writers share one.
+CONNECTIONS_FOR_TWO: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A connection for hot statements, and whose turn it is to use it."""
+
+    conn: Connection
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """One and the same line, or two."""
+
+    starts: Line
+    waves: Line
+
+
+@asynccontextmanager
+async def open_lines(pool: asyncpg.Pool) -> AsyncIterator[Lines]:
+    """Connections of the writers' own. Raises DatabaseUnavailable."""
+    async with _line(pool) as waves:
+        if pool.get_max_size() < CONNECTIONS_FOR_TWO:
+            yield Lines(waves, waves)
+            return
+        async with _line(pool) as starts:
+            yield Lines(starts, waves)
+
+
+class Writers:
+    """`asked` and `happened` are set when there is a start, or something that happened, to write."""
+
+    def __init__(self, starters: Starters, waves: Waves, asked: asyncio.Event, happened: asyncio.Event) -> None:
+        self._starters = starters
+        self._waves = waves
+        self._asked = asked
+        self._happened = happened
+
+    async def write_starts(self, line: Line) -> None:
+        """Until cancelled. Raises DatabaseUnavailable."""
+        while True:
+            self._asked.clear()
+            if not (waiting := self._starters.waiting()):
+                await self._asked.wait()
+            for starter in waiting:
+                async with line.turn:
+                    await starter.run_once(line.conn)
+
+    async def write_waves(self, line: Line) -> None:
+        """Until cancelled. Raises DatabaseUnavailable."""
+        while True:
+            self._happened.clear()
+            wait_ms = self._waves.due()
+            if self._waves.waiting:
+                async with line.turn:
+                    await self._waves.run_once(line.conn)
+            elif not self._happened.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
+                        await self._happened.wait()
+
+
+@asynccontextmanager
+async def _line(pool: asyncpg.Pool) -> AsyncIterator[Line]:
+    """A connection whose plans do not depend on how full the tables are now."""
+    with translate():
+        async with pool.acquire() as conn:
+            await conn.execute(saga_wave.PLAN_FOR_INDEXES)
+            try:
+                yield Line(conn)
+            finally:
+                # The pool throws a connection away that broke, and refuses even to say so.
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await conn.execute(saga_wave.PLAN_AS_USUAL)
