@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from marty_msf.worker.saga.definitions import Definitions
-from tests.integration.saga.sagas import ORDER, RESOURCE, Shop, ended, engine, pool_of, spec, states
+from tests.integration.saga.sagas import ORDER, RESOURCE, Gated, Shop, ended, engine, pool_of, spec, states
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.postgres
@@ -135,3 +135,21 @@ async def test_the_deepest_context_that_is_allowed_is_worked_on(postgres_url: st
     async with pool_of(postgres_url) as pool, engine(pool, Shop().caller()):
         await conn.fetchval(START, RESOURCE, "deep", '{"a":' * 63 + "{}" + "}" * 63)
         assert await ended(conn, 1) == {"Completed": 1}
+
+
+async def test_a_start_that_waits_for_a_foreign_transaction_holds_up_no_instance_in_work(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    shop = Gated()
+    async with pool_of(postgres_url) as pool, engine(pool, shop.caller()) as running:
+        await running.engine.start("in work", {"order": 1})
+        async with conn.transaction():
+            id_ = await start(conn, "contested", {"order": 2})
+            waiting = asyncio.create_task(running.engine.start("contested", {"order": 2}))
+            async with pool.acquire() as other:
+                await eventually(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+                shop.gate.set()
+                assert await ended(other, 1) == {"Completed": 1}
+            assert not waiting.done()
+        assert (await waiting).saga_id == id_
+        assert await ended(conn, 2) == {"Completed": 2}

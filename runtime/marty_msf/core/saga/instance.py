@@ -168,14 +168,14 @@ Commands: TypeAlias = tuple[Command, ...]
 Transition: TypeAlias = tuple[Instance, Commands]
 
 
-def context_problem(context: Mapping[str, Any], limit_bytes: int = CONTEXT_LIMIT_BYTES) -> str | None:
+def context_problem(context: Mapping[str, Any]) -> str | None:
     """Why a context of JSON values cannot be kept, or None."""
-    return members_problem(context) or size_problem(context, limit_bytes)
+    return members_problem(context) or size_problem(orjson.dumps(context))
 
 
-def size_problem(context: Mapping[str, Any], limit_bytes: int = CONTEXT_LIMIT_BYTES) -> str | None:
-    """Why a context whose members can be kept is too large, or None."""
-    size = len(orjson.dumps(context))
+def size_problem(encoded: bytes, limit_bytes: int = CONTEXT_LIMIT_BYTES) -> str | None:
+    """Why a context, encoded as JSON, is too large, or None."""
+    size = len(encoded)
     if size > limit_bytes:
         return f"the context would have {size} bytes, {limit_bytes} are allowed: keep identifiers in it, not data"
     return None
@@ -195,6 +195,8 @@ def members_problem(members: Mapping[str, Any]) -> str | None:
 def _nests_too_deep(members: Mapping[str, Any]) -> bool:
     """Level by level, because recursion would fail at just the values this looks for."""
     level = _holders(members.values())
+    if not level:  # mostly
+        return False
     for _ in range(NESTING_LIMIT - 1):
         if not level:
             return False

@@ -107,7 +107,7 @@ def merged(context: Mapping[str, Any], result: Mapping[str, Any]) -> tuple[Mappi
     if not result:
         return context, None
     after = {**context, **result}
-    problem = members_problem(result) or size_problem(after)
+    problem = members_problem(result) or size_problem(orjson.dumps(after))
     return (context, problem) if problem else (after, None)
 
 

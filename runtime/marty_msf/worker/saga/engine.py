@@ -165,8 +165,8 @@ class Engine:
             async with open_lines(self._pool) as lines, TaskGroup() as tasks:
                 self._starters.open()
                 parts = [
-                    tasks.create_task(self._writers.write_starts(lines.starts)),
-                    tasks.create_task(self._writers.write_waves(lines.waves)),
+                    tasks.create_task(self._writers.write_starts(lines)),
+                    tasks.create_task(self._writers.write_waves(lines)),
                     tasks.create_task(self._calls.run()),
                     tasks.create_task(self.breakers.run()),
                     tasks.create_task(self._locks.run()),

@@ -12,7 +12,7 @@ from asyncpg import Connection
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
-from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Call, Commands, context_problem
+from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Commands, members_problem, size_problem
 from marty_msf.core.saga.journal import begin
 from marty_msf.core.value import value
 from marty_msf.store import saga_start
@@ -67,7 +67,8 @@ class Starter:
         self._slot = secrets.choice(saga_start.SLOTS)
         self._asked: list[tuple[Prepared, asyncio.Future[Receipt]]] = []
         self._new = asked
-        self._open = False
+        #: Of the one who opened it; None while it is closed.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def slot(self) -> int:
@@ -83,9 +84,9 @@ class Starter:
         whether the instance was started: asking again with the same key is safe.
         """
         prepared = self.prepare(business_key, context, traceparent)
-        if not self._open:
+        if (loop := self._loop) is None:
             raise DatabaseUnavailable("this worker takes no new instances now: ask again")
-        answer: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Receipt] = loop.create_future()
         self._asked.append((prepared, answer))
         self._new.set()
         return await answer
@@ -151,11 +152,11 @@ class Starter:
 
     def open(self) -> None:
         """Take starts from now on."""
-        self._open = True
+        self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
         """Take no more starts, and refuse those not yet written."""
-        self._open = False
+        self._loop = None
         _refuse(self._asked)
         self._asked = []
 
@@ -175,15 +176,15 @@ def prepare(
             "context", f"is no JSON ({error})", f"give a JSON object nested at most {NESTING_LIMIT} levels"
         ) from None
     plain = orjson.loads(encoded)
-    if problem := context_problem(plain, START_LIMIT_BYTES):
+    if problem := members_problem(plain) or size_problem(encoded, START_LIMIT_BYTES):
         raise InvalidDefinition("context", *problem.split(": ", 1))
     now = now_ms()
-    raw = uuid7(now, secrets.randbits(RANDOM_BITS))
-    id_ = UUID(bytes=raw)
-    begun = begin(definition, plain, str(id_), now)
-    live = Live(id_, str(id_), -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)
+    id_ = UUID(bytes=uuid7(now, secrets.randbits(RANDOM_BITS)))
+    text = str(id_)
+    begun = begin(definition, plain, text, now)
+    live = Live(id_, text, -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)
     # An instance that ends or waits for a lock without any call takes the long way, as Pending, which knows how to.
-    entry = begun.entry if any(isinstance(command, Call) for command in begun.commands) else None
+    entry = begun.entry if begun.bodies else None
     return Prepared(saga_start.New(id_, business_key, encoded, entry, traceparent), live, begun.commands)
 
 

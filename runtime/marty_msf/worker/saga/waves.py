@@ -1,7 +1,8 @@
 """Waves: what happened to many instances since the last commit becomes one statement and one commit.
 
 A wave is written as soon as the one before is durable and something happened; nothing is ever held back to fill it.
-Commands are obeyed only after the commit that makes their intent durable.
+What an event makes of its instance is computed when it happens, while another wave is being written; only an instance that is
+in that very wave has to wait. Commands are obeyed only after the commit that makes their intent durable.
 """
 
 import asyncio
@@ -57,6 +58,29 @@ class _Draft:
     verbs: list[tuple[Verb, str | None]] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Sheet:
+    """The next wave as far as it is made ready. The instances in it are those in memory, until lanes are lost."""
+
+    rows: saga_wave.Wave = field(default_factory=saga_wave.Wave)
+    #: Of each journal entry in `rows`.
+    lives: list[Live] = field(default_factory=list)
+    drafts: dict[Live, _Draft] = field(default_factory=dict)
+
+    def leave_out_the_gone(self) -> None:
+        """Their lanes may have other owners now, who read them as the journal leaves them."""
+        if not any(live.gone for live in self.drafts):
+            return
+        rows, kept = self.rows, [at for at, live in enumerate(self.lives) if not live.gone]
+        self.rows = saga_wave.Wave(
+            ids=[rows.ids[at] for at in kept],
+            seqs=[rows.seqs[at] for at in kept],
+            lanes=[rows.lanes[at] for at in kept],
+            entries=[rows.entries[at] for at in kept],
+        )
+        self.drafts = {live: draft for live, draft in self.drafts.items() if not live.gone}
+
+
 class Waves:
     """Collects events and writes them. Sets `happened` when there is something to write, `progress` when it is written."""
 
@@ -87,8 +111,12 @@ class Waves:
         self._broken = broken
         self._refused = refused
         self._verb_settled = verb_settled
-        self._inbox: list[tuple[Live, Event]] = []
+        self._sheet = _Sheet()
+        #: What is being written.
         self._writing: Collection[Live] = ()
+        #: Events for which there is no place on the sheet yet, in order: of instances that are being written, and of any
+        #: when it is full.
+        self._inbox: list[tuple[Live, Event]] = []
         self._timers: list[tuple[int, int, Live, int | None]] = []
         self._ties = itertools.count()
         self._happened = happened
@@ -96,9 +124,13 @@ class Waves:
 
     def tell(self, live: Live, event: Event) -> None:
         """Something happened to an instance; it is in the next wave."""
-        if not live.gone:
+        if live.gone:
+            return
+        if live in self._writing or len(self._sheet.lives) >= WAVE_LIMIT:
             self._inbox.append((live, event))
-            self._happened.set()
+        else:
+            self._draft(live, event)
+        self._happened.set()
 
     def obey(self, live: Live, commands: Sequence[Command]) -> None:
         """Do what a durable transition asks for."""
@@ -117,7 +149,8 @@ class Waves:
 
     def busy(self, lanes: set[int]) -> bool:
         """Whether something of these lanes waits to be written."""
-        return any(live.lane in lanes for live, _ in self._inbox) or any(live.lane in lanes for live in self._writing)
+        waiting = itertools.chain(self._writing, self._sheet.drafts, (live for live, _ in self._inbox))
+        return any(live.lane in lanes for live in waiting)
 
     def due(self) -> int | None:
         """Give the waits that are over their event; milliseconds until the next one ends."""
@@ -129,7 +162,7 @@ class Waves:
                 heapq.heappop(timers)
             elif until_ms <= now:
                 heapq.heappop(timers)
-                self._inbox.append((live, Due(step)))
+                self.tell(live, Due(step))
             else:
                 return until_ms - now
         return None
@@ -137,42 +170,45 @@ class Waves:
     @property
     def waiting(self) -> bool:
         """Whether there is something to write."""
-        return bool(self._inbox)
+        return bool(self._sheet.drafts or self._inbox)
 
     async def run_once(self, conn: Connection) -> Pass:
-        """Write what is in the inbox and obey what it asks for."""
-        batch, self._inbox = self._inbox[:WAVE_LIMIT], self._inbox[WAVE_LIMIT:]
-        now = now_ms()
-        wave = saga_wave.Wave()
-        drafts: dict[Live, _Draft] = {}
-        for live, event in batch:
-            self._draft(live, event, now, wave, drafts)
-        self._writing = drafts.keys()
+        """Write what happened so far and obey what it asks for."""
+        sheet, self._sheet = self._sheet, _Sheet()
+        sheet.leave_out_the_gone()
+        self._writing = sheet.drafts
+        ended, refused = 0, frozenset[int]()
         try:
-            refused = await self._write(conn, wave, drafts.values()) if wave.ids else frozenset[int]()
+            if sheet.drafts:
+                refused = await self._write(conn, sheet)
+            for live, draft in sheet.drafts.items():
+                if live.gone or live.lane in refused:
+                    continue
+                live.instance, live.bodies, live.seq = draft.instance, draft.bodies, draft.seq
+                self.obey(live, draft.commands)
+                ended += live.gone
+                for verb, refusal in draft.verbs:
+                    self._verb_settled(live, verb, refusal)
         finally:
             self._writing = ()
-        ended = 0
-        for live, draft in drafts.items():
-            if live.gone or live.lane in refused:
-                continue
-            live.instance, live.bodies, live.seq = draft.instance, draft.bodies, draft.seq
-            self.obey(live, draft.commands)
-            ended += live.gone
-            for verb, refusal in draft.verbs:
-                self._verb_settled(live, verb, refusal)
+        waited, self._inbox = self._inbox, []
+        for live, event in waited:
+            self.tell(live, event)
         self._progress.set()
-        return Pass(len(wave.ids), ended, refused)
+        return Pass(len(sheet.lives), ended, refused)
 
-    async def _write(self, conn: Connection, wave: saga_wave.Wave, drafts: Collection[_Draft]) -> frozenset[int]:
+    async def _write(self, conn: Connection, sheet: _Sheet) -> frozenset[int]:
         """Commit the wave; the lanes that are not ours any more."""
-        for draft in drafts:
-            _summarise(draft, wave)
-        epochs = {lane: self._memory.epochs[lane] for lane in set(wave.lanes)}
+        rows = sheet.rows
+        if not rows.ids:
+            return frozenset()
+        for draft in sheet.drafts.values():
+            _summarise(draft, rows)
+        epochs = {lane: self._memory.epochs[lane] for lane in set(rows.lanes)}
         try:
             with self._memory.writing(), translate():
                 held = await saga_wave.write(
-                    conn, wave, resource=self._resource, scope=self._scope, holder=self._holder, epochs=epochs
+                    conn, rows, resource=self._resource, scope=self._scope, holder=self._holder, epochs=epochs
                 )
         except asyncpg.UniqueViolationError:
             # The journal is ahead of our memory, whatever the reason: the memory is wrong, not the journal.
@@ -185,14 +221,13 @@ class Waves:
             self._refused(refused)
         return refused
 
-    def _draft(self, live: Live, event: Event, now: int, wave: saga_wave.Wave, drafts: dict[Live, _Draft]) -> None:
-        """Apply an event to what the wave has made of the instance so far."""
-        if live.gone:
-            return
-        draft = drafts.get(live)
+    def _draft(self, live: Live, event: Event) -> None:
+        """Apply an event to what the next wave makes of the instance so far."""
+        now, sheet = now_ms(), self._sheet
+        draft = sheet.drafts.get(live)
         if draft is None:
             draft = _Draft(live, live.instance, live.bodies, live.seq)
-        if not isinstance(event, Succeeded) and not self._fits(draft, event, now, drafts):
+        if not isinstance(event, Succeeded) and not self._fits(draft, event, now):
             return
         try:
             entry = _apply(draft, event, now)
@@ -205,13 +240,15 @@ class Waves:
                 self._broken(live.text, error)
                 return
             entry = _apply(draft, _fault(event, error), now)
-        drafts[live] = draft
-        wave.ids.append(live.id)
-        wave.seqs.append(draft.seq)
-        wave.lanes.append(live.lane)
-        wave.entries.append(entry)
+        rows = sheet.rows
+        sheet.drafts[live] = draft
+        sheet.lives.append(live)
+        rows.ids.append(live.id)
+        rows.seqs.append(draft.seq)
+        rows.lanes.append(live.lane)
+        rows.entries.append(entry)
 
-    def _fits(self, draft: _Draft, event: Event, now: int, drafts: dict[Live, _Draft]) -> bool:
+    def _fits(self, draft: _Draft, event: Event, now: int) -> bool:
         """Whether an event still means something: a wait may have been given up, also for a lock; a verb may be refused."""
         if isinstance(event, Due):
             return resting(draft.instance, event.step)
@@ -221,7 +258,7 @@ class Waves:
             return True
         refusal = verbs.refusal(draft.live.definition, draft.instance, event, now)
         draft.verbs.append((event, refusal))
-        drafts[draft.live] = draft
+        self._sheet.drafts[draft.live] = draft
         return refusal is None
 
 

@@ -1,14 +1,14 @@
 """The two writers of an engine: one for new instances, one for what happens to those in work.
 
-Each writes as soon as its last commit returned and something waits. They have a connection each, so that one makes its next
-statement ready while the other awaits its commit, and so that a start holds up nobody when it has to wait for a
-transaction that is starting an instance with the same business key.
+Each writes as soon as its last commit returned and something waits. They take turns, because fewer and larger commits cost
+less; but they have a connection each, and a start that waits, for a transaction that is starting an instance with the same
+business key, holds up the instances in work only for a moment.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
@@ -21,22 +21,16 @@ from marty_msf.worker.saga.waves import Waves
 
 #: A pool below this size has no connection to spare: the writers share one.
 CONNECTIONS_FOR_TWO: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A connection for hot statements, and whose turn it is to use it."""
-
-    conn: Connection
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+#: How long a wave waits for a start's commit before it is written beside it.
+PATIENCE_SECONDS: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """One and the same line, or two."""
+    """The connection of each writer: one and the same, or two."""
 
-    starts: Line
-    waves: Line
+    starts: Connection
+    waves: Connection
 
 
 @asynccontextmanager
@@ -58,39 +52,54 @@ class Writers:
         self._waves = waves
         self._asked = asked
         self._happened = happened
+        self._turn = asyncio.Lock()
 
-    async def write_starts(self, line: Line) -> None:
+    async def write_starts(self, lines: Lines) -> None:
         """Until cancelled. Raises DatabaseUnavailable."""
         while True:
             self._asked.clear()
             if not (waiting := self._starters.waiting()):
                 await self._asked.wait()
             for starter in waiting:
-                async with line.turn:
-                    await starter.run_once(line.conn)
+                async with self._turn:
+                    await starter.run_once(lines.starts)
 
-    async def write_waves(self, line: Line) -> None:
+    async def write_waves(self, lines: Lines) -> None:
         """Until cancelled. Raises DatabaseUnavailable."""
+        patience_seconds = PATIENCE_SECONDS if lines.starts is not lines.waves else None
         while True:
             self._happened.clear()
             wait_ms = self._waves.due()
             if self._waves.waiting:
-                async with line.turn:
-                    await self._waves.run_once(line.conn)
+                async with self._soon(patience_seconds):
+                    await self._waves.run_once(lines.waves)
             elif not self._happened.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                         await self._happened.wait()
 
+    @asynccontextmanager
+    async def _soon(self, patience_seconds: float | None) -> AsyncIterator[None]:
+        """The turn, or none when it does not come in time."""
+        mine = False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_seconds):
+                mine = await self._turn.acquire()
+        try:
+            yield
+        finally:
+            if mine:
+                self._turn.release()
+
 
 @asynccontextmanager
-async def _line(pool: asyncpg.Pool) -> AsyncIterator[Line]:
+async def _line(pool: asyncpg.Pool) -> AsyncIterator[Connection]:
     """A connection whose plans do not depend on how full the tables are now."""
     with translate():
         async with pool.acquire() as conn:
             await conn.execute(saga_wave.PLAN_FOR_INDEXES)
             try:
-                yield Line(conn)
+                yield conn
             finally:
                 # The pool throws a connection away that broke, and refuses even to say so.
                 with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
