@@ -25,7 +25,7 @@ from marty_msf.worker import collector
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.calling.python_caller import PythonCaller, StepCall, StepRejected
 from marty_msf.worker.saga.role import SagaRole
 
 FLOOR = 1_500

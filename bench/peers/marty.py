@@ -22,7 +22,7 @@ from marty_msf.store.database import open_pool
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.http_caller import session
+from marty_msf.worker.saga.calling.http_caller import session
 from marty_msf.worker.saga.memory import Live
 from marty_msf.worker.saga.metrics import Ended
 from marty_msf.worker.saga.role import SagaRole

@@ -15,9 +15,9 @@ from marty_msf.cli.tables import json_text
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.ended import Ended, ended
 from marty_msf.store import saga_history
-from marty_msf.worker.saga.archiving import archived
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.pruning import pruned
+from marty_msf.worker.saga.history.pruning import pruned
+from marty_msf.worker.saga.surface.archiving import archived
 
 T = TypeVar("T")
 #: Instances between two lines of progress.

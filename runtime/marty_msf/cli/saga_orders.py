@@ -15,8 +15,8 @@ from marty_msf.core.saga.selection import Selection
 from marty_msf.core.saga.short_ids import shortened
 from marty_msf.store import saga_verb
 from marty_msf.store.saga_verb import Verb
-from marty_msf.worker.saga import asking, listing
-from marty_msf.worker.saga.asking import Preview, Request
+from marty_msf.worker.saga.surface import asking, listing
+from marty_msf.worker.saga.surface.asking import Preview, Request
 
 _SHOWN: Final = 10
 _REFUSED: Final = 1

@@ -14,9 +14,9 @@ from marty_msf.core.saga.instance import State
 from marty_msf.core.saga.selection import Selection
 from marty_msf.core.saga.short_ids import shortened, span
 from marty_msf.store.saga_instance import Shown
-from marty_msf.worker.saga import listing
-from marty_msf.worker.saga.listing import Row
-from marty_msf.worker.saga.showing import Portrait, show
+from marty_msf.worker.saga.surface import listing
+from marty_msf.worker.saga.surface.listing import Row
+from marty_msf.worker.saga.surface.showing import Portrait, show
 
 output_option = click.option(
     "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the output."

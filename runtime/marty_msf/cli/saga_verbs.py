@@ -17,7 +17,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.spec import RunState
 from marty_msf.core.saga.migration import parsed
 from marty_msf.core.saga.selection import OPEN, Selection
-from marty_msf.worker.saga.asking import Request
+from marty_msf.worker.saga.surface.asking import Request
 
 
 def verb_options(*, ids: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -17,12 +17,12 @@ from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.store import saga_instance
 from marty_msf.worker.board import Board
-from marty_msf.worker.saga.calls import Caller, Request
+from marty_msf.worker.saga.calling.calls import Caller, Request
+from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.reachability import Reachability
+from marty_msf.worker.saga.calling.secret_files import SecretFiles
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
-from marty_msf.worker.saga.http_caller import HttpCaller, session
-from marty_msf.worker.saga.reachability import Reachability
-from marty_msf.worker.saga.secret_files import SecretFiles
 from tests.integration.saga.sagas import pool_of, spec
 from tests.support.effects import Effects, RecordingPool
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from marty_msf.core.saga import rotation
 from marty_msf.worker.board import Board
-from marty_msf.worker.saga.janitor import Janitor
+from marty_msf.worker.saga.history.janitor import Janitor
 from marty_msf.worker.saga.metrics import HistoryNumbers
 from tests.integration.saga.sagas import RESOURCE, pool_of
 from tests.support.effects import Effects, RecordingPool

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 
 from marty_msf.core.resources.saga import SagaSpec
-from marty_msf.worker.saga.calls import Caller
-from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.calling.calls import Caller
+from marty_msf.worker.saga.calling.python_caller import PythonCaller, StepCall, StepRejected
 from tests.integration.saga.sagas import engine, pool_of, spec
 
 STEPS: tuple[dict[str, Any], ...] = (

@@ -11,11 +11,11 @@ import asyncpg
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.store.database import open_pool
-from marty_msf.worker.saga.calls import Caller
+from marty_msf.worker.saga.calling.calls import Caller
+from marty_msf.worker.saga.calling.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.calling.step_cache import StepCache
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
-from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
-from marty_msf.worker.saga.step_cache import StepCache
 from tests.support.waiting import eventually
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from marty_msf.worker.saga import archiving
+from marty_msf.worker.saga.surface import archiving
 from tests.integration.saga.commands import marty
 from tests.integration.saga.sagas import RESOURCE, Failing, Gated, Shop, ended, engine, pool_of
 

@@ -11,7 +11,7 @@ import pytest
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.breaker import Circuit, Phase
-from marty_msf.worker.saga.python_caller import StepCall
+from marty_msf.worker.saga.calling.python_caller import StepCall
 from tests.integration.saga.sagas import Shop, engine, pool_of, spec, states, told
 from tests.support.waiting import eventually
 

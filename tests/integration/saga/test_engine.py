@@ -8,7 +8,7 @@ import pytest
 
 from marty_msf.core.saga.machine import RESUME_LIMIT
 from marty_msf.core.saga.outcome import Outcome
-from marty_msf.worker.saga.calls import Caller, Request
+from marty_msf.worker.saga.calling.calls import Caller, Request
 from tests.integration.saga.sagas import (
     ORDER,
     RESOURCE,

@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from marty_msf.worker.saga.calls import Caller
-from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.calling.calls import Caller
+from marty_msf.worker.saga.calling.python_caller import PythonCaller, StepCall, StepRejected
 from tests.integration.saga.commands import marty
 from tests.integration.saga.sagas import ended, engine, pool_of, spec, states, told
 from tests.support.waiting import eventually

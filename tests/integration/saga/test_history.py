@@ -23,10 +23,10 @@ from marty_msf.store import saga_history, saga_instance
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.janitor import Janitor
+from marty_msf.worker.saga.history.janitor import Janitor
 from marty_msf.worker.saga.metrics import HistoryNumbers
 from marty_msf.worker.saga.role import SagaRole
-from marty_msf.worker.saga.routes import Routes
+from marty_msf.worker.saga.surface.routes import Routes
 from tests.integration.saga.ageing import GONE, age, exists, fill, make_old_partitions, rows
 from tests.integration.saga.commands import marty
 from tests.integration.saga.sagas import RESOURCE, Failing, Gated, Shop, ended, engine, pool_of, spec, told

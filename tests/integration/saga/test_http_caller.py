@@ -19,10 +19,10 @@ from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES
 from marty_msf.core.trace import of_saga
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.board import Board
-from marty_msf.worker.saga.calls import Request
-from marty_msf.worker.saga.http_caller import HttpCaller, session
-from marty_msf.worker.saga.reachability import FORGOTTEN_SECONDS, TOLD_FROM, Reachability
-from marty_msf.worker.saga.secret_files import SecretFiles
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.reachability import FORGOTTEN_SECONDS, TOLD_FROM, Reachability
+from marty_msf.worker.saga.calling.secret_files import SecretFiles
 from tests.support.processes import free_port
 from tests.unit.core.saga.definitions import definition
 

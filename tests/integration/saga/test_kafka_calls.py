@@ -18,7 +18,7 @@ from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.calls import Caller
+from marty_msf.worker.saga.calling.calls import Caller
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.role import SagaRole
 from tests.integration.saga.kafka_service import Answer, Command, obliging, serving

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from marty_msf.worker.saga.routes import Routes
+from marty_msf.worker.saga.surface.routes import Routes
 from tests.integration.saga.commands import marty
 from tests.integration.saga.sagas import RESOURCE, engine, pool_of
 from tests.integration.saga.test_locks import LOCKED, becomes, failing, stuck

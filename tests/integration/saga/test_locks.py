@@ -16,10 +16,10 @@ from marty_msf.core.saga.events import LockRefused, Unlock
 from marty_msf.core.saga.instance import Acquire, Instance, State
 from marty_msf.core.saga.journal import encode
 from marty_msf.store import leases, saga_verb
+from marty_msf.worker.saga.calling.python_caller import StepCall
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
-from marty_msf.worker.saga.python_caller import StepCall
 from tests.integration.saga.lock_pass import LEDGER, ONE_ORDER, caller, interleaved, saga
 from tests.integration.saga.sagas import RESOURCE, Failing, Gated, Shop, engine, pool_of, spec, states, told
 from tests.integration.saga.test_crashes import EXPIRE

@@ -15,7 +15,7 @@ from marty_msf.core.worker_config import SagaConfig
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.python_caller import StepCall
+from marty_msf.worker.saga.calling.python_caller import StepCall
 from marty_msf.worker.saga.role import SagaRole
 from tests.integration.saga.sagas import ORDER, Failing, Gated, Shop, ended, pool_of, spec, told
 from tests.support.waiting import eventually

@@ -24,10 +24,10 @@ from marty_msf.core.worker_config import SagaConfig
 from marty_msf.worker.board import Board
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga import role as role_module
-from marty_msf.worker.saga.python_caller import PythonCaller, StepCall, StepRejected
-from marty_msf.worker.saga.redis_cache import RedisCache
+from marty_msf.worker.saga.calling.python_caller import PythonCaller, StepCall, StepRejected
+from marty_msf.worker.saga.calling.redis_cache import RedisCache
+from marty_msf.worker.saga.calling.step_cache import StepCache
 from marty_msf.worker.saga.role import SagaRole
-from marty_msf.worker.saga.step_cache import StepCache
 from tests.integration.saga.sagas import RESOURCE, Running, engine, pool_of, spec, states, told
 from tests.support.redis import redis_server
 from tests.support.waiting import eventually

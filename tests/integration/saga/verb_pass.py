@@ -13,10 +13,10 @@ from typing import Any
 from marty_msf.core.saga.events import Misconfigured
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.store import saga_verb
-from marty_msf.worker.saga import asking
-from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.calling.calls import Request
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
+from marty_msf.worker.saga.surface import asking
 from tests.integration.saga.crash_pass import Writes
 from tests.integration.saga.sagas import pool_of, spec
 from tests.support.effects import Effects, RecordingPool

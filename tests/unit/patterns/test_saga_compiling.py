@@ -11,7 +11,7 @@ from marty_msf.core.saga.definition import Definition
 from marty_msf.patterns.saga import circuit_breaker
 from marty_msf.patterns.saga.compiling import KEPT, Bounds, Compiler, asks_the_same, saga_type_of
 from marty_msf.patterns.saga.steps import read_steps
-from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.calling.handlers import Handlers
 
 
 async def work(context: object) -> None: ...

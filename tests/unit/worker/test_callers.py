@@ -5,9 +5,9 @@ from typing import Any, cast
 from marty_msf.core.saga.calling import PythonCall
 from marty_msf.core.saga.definition import load, stored_form
 from marty_msf.core.saga.events import Misconfigured, Succeeded
-from marty_msf.worker.saga.callers import Callers
-from marty_msf.worker.saga.calls import Request
-from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.calling.callers import Callers
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.handlers import Handlers
 from tests.unit.core.saga.definitions import spec
 
 STEP = {"name": "rate", "compensation": "undo", "call": {"python": {"handler": "rate"}}}

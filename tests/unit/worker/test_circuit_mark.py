@@ -9,8 +9,8 @@ from marty_msf.core.errors import HandlersUnusable, InvalidDefinition
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.calling import Breaker
 from marty_msf.patterns.saga import circuit_breaker, saga_step
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.user_code import guarded
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.user_code import guarded
 
 
 @circuit_breaker(failure_threshold=3, timeout=7)

@@ -10,9 +10,9 @@ from marty_msf.core.saga.events import Failed, Succeeded
 from marty_msf.core.saga.instance import Call, Instance, Operation, State
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.store.saga_reply import Received
-from marty_msf.worker.saga import commands as module
-from marty_msf.worker.saga.commands import Commands
 from marty_msf.worker.saga.memory import Live
+from marty_msf.worker.saga.messaging import commands as module
+from marty_msf.worker.saga.messaging.commands import Commands
 from tests.unit.core.saga.definitions import spec
 
 SAGA = UUID("018f3c00-0000-7000-8000-000000000001")

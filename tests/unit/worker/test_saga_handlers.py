@@ -12,8 +12,8 @@ import pytest
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import Outcome
-from marty_msf.worker.saga.handlers import Handlers, StepContext, outcome_of, saga_compensation, saga_step
-from marty_msf.worker.saga.python_caller import StepRejected
+from marty_msf.worker.saga.calling.handlers import Handlers, StepContext, outcome_of, saga_compensation, saga_step
+from marty_msf.worker.saga.calling.python_caller import StepRejected
 
 BODY = {"saga_id": "s1", "step": "charge", "context": {"order": 7}, "data": {"amount": 5}}
 

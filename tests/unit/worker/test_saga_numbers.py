@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.outcome import Outcome
-from marty_msf.worker.saga.call_numbers import OTHERS, STEPS_LIMIT, CallNumbers, buckets
+from marty_msf.worker.saga.calling.call_numbers import OTHERS, STEPS_LIMIT, CallNumbers, buckets
 
 FIRST, AGAIN = Call(0, False, 1000, None, True), Call(0, False, 1000, None, False)
 

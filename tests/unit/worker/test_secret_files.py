@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from marty_msf.core.saga.calling import SecretFile
-from marty_msf.worker.saga.secret_files import LOOK_SECONDS, SecretFiles, SecretUnreadable
+from marty_msf.worker.saga.calling.secret_files import LOOK_SECONDS, SecretFiles, SecretUnreadable
 
 TOKEN = SecretFile("payment-token", "authorization")
 

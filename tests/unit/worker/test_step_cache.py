@@ -8,8 +8,8 @@ from marty_msf.core.errors import ExpressionError, InvalidDefinition
 from marty_msf.core.expressions import Expression
 from marty_msf.core.saga.caching import ENTRY_LIMIT_BYTES, Cache, decoded, encoded, key_of
 from marty_msf.patterns.saga import StepContext, cached_saga_step
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.step_cache import LocalCache
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.step_cache import LocalCache
 
 LIMIT = 2000
 BY_CUSTOMER = Cache(300, Expression("context.customer_id", "key"), "check")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from marty_msf.core.errors import HandlersUnusable
-from marty_msf.worker.saga.user_code import load
+from marty_msf.worker.saga.calling.user_code import load
 from tests.unit.core.saga.definitions import spec
 
 GOOD = """

@@ -5,10 +5,10 @@ from marty_msf.patterns.saga.commands import StepCommand, StepCommands
 from marty_msf.patterns.saga.guard import GuardedStep, StepTooLate, forget_steps, step_guard
 from marty_msf.patterns.saga.orchestrator import SagaOrchestrator
 from marty_msf.patterns.saga.status import SagaMetrics, SagaStatus
-from marty_msf.worker.saga.cache_mark import cached_saga_step
-from marty_msf.worker.saga.circuit_mark import circuit_breaker
-from marty_msf.worker.saga.handlers import StepContext, StepHandler, saga_compensation, saga_step
-from marty_msf.worker.saga.python_caller import StepRejected
+from marty_msf.worker.saga.calling.cache_mark import cached_saga_step
+from marty_msf.worker.saga.calling.circuit_mark import circuit_breaker
+from marty_msf.worker.saga.calling.handlers import StepContext, StepHandler, saga_compensation, saga_step
+from marty_msf.worker.saga.calling.python_caller import StepRejected
 
 __all__ = [
     "BusinessKeyTaken",

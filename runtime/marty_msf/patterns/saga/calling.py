@@ -9,9 +9,9 @@ from marty_msf.core.saga.events import Misconfigured, Succeeded, Unusable
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.core.saga.own_data import OWN_DATA
 from marty_msf.patterns.saga.gate import handler_name
-from marty_msf.worker.saga.calls import Request
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
 
 _TAKEN: Final = f"the name {OWN_DATA!r} is reserved: rename the member"
 

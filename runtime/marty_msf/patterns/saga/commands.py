@@ -17,7 +17,7 @@ from marty_msf.core.errors import InvalidDefinition, PoisonEvent
 from marty_msf.core.saga.command import CORRELATION, IDEMPOTENCY_KEY, OUTCOME, REPLY_TOPIC, ReplyOutcome
 from marty_msf.patterns.choreography import Event, EventBus
 from marty_msf.patterns.saga.guard import StepTooLate, step_guard
-from marty_msf.worker.saga.python_caller import StepRejected
+from marty_msf.worker.saga.calling.python_caller import StepRejected
 
 ERROR_CHARACTERS: Final = 500
 

@@ -18,7 +18,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.definition import Definition, load, stored_form
 from marty_msf.patterns.saga.steps import StepForm, likeness
-from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.calling.handlers import Handlers
 
 #: Definitions kept compiled.
 KEPT: Final = 256

@@ -7,8 +7,8 @@ from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.patterns.saga.compiling import undo_name
-from marty_msf.worker.saga.breaker import Breakers
-from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.calling.breaker import Breakers
+from marty_msf.worker.saga.calling.handlers import Handlers
 from marty_msf.worker.saga.memory import Live
 
 

@@ -31,9 +31,9 @@ from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga import tracing
-from marty_msf.worker.saga.handlers import Handlers, StepHandler
+from marty_msf.worker.saga.calling.handlers import Handlers, StepHandler
 from marty_msf.worker.saga.metrics import BOUNDS_MS
-from marty_msf.worker.saga.showing import show
+from marty_msf.worker.saga.surface.showing import show
 
 #: Lanes, leases, breakers, verbs; starts and questions of the application.
 CONNECTIONS: Final = 8

@@ -19,20 +19,20 @@ from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.breaker import Breakers
+from marty_msf.worker.saga.calling.breaker import Breakers
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.reachability import Reachability
+from marty_msf.worker.saga.calling.secret_files import SecretFiles
+from marty_msf.worker.saga.calling.step_cache import StepCache
 from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.engine import Engine
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.http_caller import HttpCaller, session
-from marty_msf.worker.saga.janitor import Janitor
+from marty_msf.worker.saga.history.janitor import Janitor
 from marty_msf.worker.saga.memory import Live
 from marty_msf.worker.saga.metrics import SagaMetrics
-from marty_msf.worker.saga.reachability import Reachability
-from marty_msf.worker.saga.secret_files import SecretFiles
 from marty_msf.worker.saga.starts import Receipt
-from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
-from marty_msf.worker.saga.surroundings import DEFAULT_STUCK_AFTER_SECONDS
+from marty_msf.worker.saga.surface.surroundings import DEFAULT_STUCK_AFTER_SECONDS
 from marty_msf.worker.saga.tracing import traced
 from marty_msf.worker.service import supervise
 

@@ -8,7 +8,7 @@ from typing import Any
 from marty_msf.core.saga.history import CALL
 from marty_msf.core.saga.own_data import without
 from marty_msf.patterns.saga.compiling import saga_type_of
-from marty_msf.worker.saga.showing import Portrait
+from marty_msf.worker.saga.surface.showing import Portrait
 
 _FAILURES = frozenset({"failed", "unknown", "refused", "misconfigured"})
 

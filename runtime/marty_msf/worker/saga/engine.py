@@ -25,19 +25,19 @@ from marty_msf.store import saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
-from marty_msf.worker.saga.breaker import Breakers
-from marty_msf.worker.saga.call_numbers import CallNumbers
-from marty_msf.worker.saga.calls import Caller, CallPool, Messenger
+from marty_msf.worker.saga.calling.breaker import Breakers
+from marty_msf.worker.saga.calling.call_numbers import CallNumbers
+from marty_msf.worker.saga.calling.calls import Caller, CallPool, Messenger
+from marty_msf.worker.saga.calling.gate import Gate
+from marty_msf.worker.saga.calling.step_cache import StepCache
 from marty_msf.worker.saga.definitions import Revisions
-from marty_msf.worker.saga.desk import Desk
-from marty_msf.worker.saga.gate import Gate
+from marty_msf.worker.saga.history.partitions import keep_partitions
 from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
-from marty_msf.worker.saga.moving import Mover
-from marty_msf.worker.saga.partitions import keep_partitions
 from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.starts import Receipt, Starter
-from marty_msf.worker.saga.step_cache import StepCache
+from marty_msf.worker.saga.surface.desk import Desk
+from marty_msf.worker.saga.surface.moving import Mover
 from marty_msf.worker.saga.waves import Waves
 from marty_msf.worker.saga.writers import Writers, open_lines
 

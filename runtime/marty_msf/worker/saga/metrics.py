@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from marty_msf.core.saga.breaker import Circuit, Phase
 from marty_msf.core.saga.diagnosis import Cause
 from marty_msf.core.saga.instance import LIVE, State
-from marty_msf.worker.saga.call_numbers import CallNumbers, Durations, buckets
+from marty_msf.worker.saga.calling.call_numbers import CallNumbers, Durations, buckets
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live
 

@@ -28,25 +28,25 @@ from marty_msf.worker.board_shares import Shares
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga import user_code
-from marty_msf.worker.saga.callers import Callers
-from marty_msf.worker.saga.calls import Caller
+from marty_msf.worker.saga.calling import user_code
+from marty_msf.worker.saga.calling.callers import Callers
+from marty_msf.worker.saga.calling.calls import Caller
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.reachability import Reachability
+from marty_msf.worker.saga.calling.redis_cache import RedisCache
+from marty_msf.worker.saga.calling.secret_files import SecretFiles
+from marty_msf.worker.saga.calling.step_cache import StepCache
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.engine import Engine
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.http_caller import HttpCaller, session
-from marty_msf.worker.saga.janitor import Janitor
-from marty_msf.worker.saga.kafka_calls import KafkaCalls
+from marty_msf.worker.saga.history.janitor import Janitor
+from marty_msf.worker.saga.messaging.kafka_calls import KafkaCalls
+from marty_msf.worker.saga.messaging.parked_events import ParkedEvents
+from marty_msf.worker.saga.messaging.triggers import Triggers
 from marty_msf.worker.saga.metrics import BOUNDS_MS, SagaMetrics
-from marty_msf.worker.saga.parked_events import ParkedEvents
-from marty_msf.worker.saga.reachability import Reachability
-from marty_msf.worker.saga.redis_cache import RedisCache
-from marty_msf.worker.saga.routes import Routes
-from marty_msf.worker.saga.secret_files import SecretFiles
-from marty_msf.worker.saga.step_cache import StepCache
 from marty_msf.worker.saga.stuck import StuckWatch
+from marty_msf.worker.saga.surface.routes import Routes
 from marty_msf.worker.saga.tracing import traced
-from marty_msf.worker.saga.triggers import Triggers
 
 LOOK_SECONDS: Final = 5.0
 #: What people see of a breaker; one that is closed is not worth a line.

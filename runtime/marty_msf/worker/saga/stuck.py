@@ -21,7 +21,7 @@ from marty_msf.worker.board import Board
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
 from marty_msf.worker.saga.memory import Live
-from marty_msf.worker.saga.showing import show
+from marty_msf.worker.saga.surface.showing import show
 
 #: Looked at without letting other work in between.
 SLICE: Final = 2000

@@ -14,7 +14,7 @@ from marty_msf.core.saga.calling import HttpCall, PythonCall
 from marty_msf.core.saga.events import Succeeded
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.core.trace import TRACEPARENT, of_saga, parsed
-from marty_msf.worker.saga.calls import Caller, Request
+from marty_msf.worker.saga.calling.calls import Caller, Request
 
 try:
     from opentelemetry import trace as _otel

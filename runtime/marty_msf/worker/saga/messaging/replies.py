@@ -22,7 +22,7 @@ from marty_msf.store.saga_reply import Addressee, CallKey, Received
 from marty_msf.store.saga_trigger import PoisonTrigger
 from marty_msf.worker.kafka_input import Batch, KafkaInput, Record
 from marty_msf.worker.saga.definitions import Definitions
-from marty_msf.worker.saga.parked_events import ParkedEvents, poison
+from marty_msf.worker.saga.messaging.parked_events import ParkedEvents, poison
 
 logger = logging.getLogger(__name__)
 

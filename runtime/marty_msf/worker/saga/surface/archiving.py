@@ -17,7 +17,7 @@ from marty_msf.core.saga.history import former_revisions, history
 from marty_msf.store import saga_archive, saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
 from marty_msf.store.saga_verb import Verb
-from marty_msf.worker.saga.showing import unjournaled
+from marty_msf.worker.saga.surface.showing import unjournaled
 
 #: Instances read at once: a journal may have megabytes.
 PAGE_LIMIT: Final = 50

@@ -17,10 +17,10 @@ from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, classify
 from marty_msf.core.saga.url_template import UnfilledTemplate
 from marty_msf.core.trace import of_saga
 from marty_msf.worker.saga import tracing
-from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.reachability import Reachability
+from marty_msf.worker.saga.calling.secret_files import SecretFiles, SecretUnreadable
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.reachability import Reachability
-from marty_msf.worker.saga.secret_files import SecretFiles, SecretUnreadable
 
 #: Servers close idle connections (some after 5 s); a call on a connection that just closed has an unknown outcome.
 KEEP_ALIVE_SECONDS: Final = 4

@@ -25,7 +25,7 @@ from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.definitions import Revisions
 from marty_msf.worker.saga.locks import Locks
 from marty_msf.worker.saga.memory import Live, Memory
-from marty_msf.worker.saga.moving import Mover
+from marty_msf.worker.saga.surface.moving import Mover
 
 #: Verbs read at once, with the journals of their instances.
 _LIMIT: Final = 100

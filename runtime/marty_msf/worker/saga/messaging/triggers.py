@@ -17,7 +17,7 @@ from marty_msf.store.saga_trigger import PoisonTrigger
 from marty_msf.worker.kafka_input import Batch, KafkaInput, Record
 from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.memory import Memory
-from marty_msf.worker.saga.parked_events import ParkedEvents, poison
+from marty_msf.worker.saga.messaging.parked_events import ParkedEvents, poison
 from marty_msf.worker.saga.starts import Prepared, Starter
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from marty_msf.worker.board import Board, reason_of
 from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition, Sent
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga import tracing
-from marty_msf.worker.saga.commands import Commands, Open
+from marty_msf.worker.saga.messaging.commands import Commands, Open
 
 #: Commands of one pass: bounds its memory, and how long one waits for the acknowledgement of those before.
 SEND_LIMIT: Final = 500

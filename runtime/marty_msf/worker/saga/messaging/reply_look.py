@@ -20,9 +20,9 @@ from marty_msf.store import leases, saga_reply
 from marty_msf.store.database import translate
 from marty_msf.store.saga_reply import Received
 from marty_msf.worker.ownership import any_of
-from marty_msf.worker.saga.commands import Commands
 from marty_msf.worker.saga.memory import Live, Memory
-from marty_msf.worker.saga.replies import ENDED
+from marty_msf.worker.saga.messaging.commands import Commands
+from marty_msf.worker.saga.messaging.replies import ENDED
 
 logger = logging.getLogger(__name__)
 

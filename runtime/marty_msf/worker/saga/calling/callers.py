@@ -3,9 +3,9 @@
 from marty_msf.core.saga.calling import HttpCall, KafkaCall
 from marty_msf.core.saga.events import Misconfigured
 from marty_msf.core.saga.outcome import Outcome
-from marty_msf.worker.saga.calls import Request
-from marty_msf.worker.saga.handlers import Handlers
-from marty_msf.worker.saga.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.handlers import Handlers
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
 
 
 class Callers:

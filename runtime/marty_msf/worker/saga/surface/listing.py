@@ -19,7 +19,7 @@ from marty_msf.core.saga.journal import decode, fold
 from marty_msf.core.saga.selection import Selection
 from marty_msf.store import saga_instance, saga_list
 from marty_msf.store.saga_list import Listed
-from marty_msf.worker.saga.surroundings import Surroundings, lock_holders, look_around
+from marty_msf.worker.saga.surface.surroundings import Surroundings, lock_holders, look_around
 
 logger = logging.getLogger(__name__)
 

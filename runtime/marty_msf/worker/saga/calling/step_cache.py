@@ -18,7 +18,7 @@ from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.events import Succeeded
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.outcome import Outcome, succeeded
-from marty_msf.worker.saga.call_numbers import CallNumbers
+from marty_msf.worker.saga.calling.call_numbers import CallNumbers
 from marty_msf.worker.saga.memory import Live
 
 logger = logging.getLogger(__name__)

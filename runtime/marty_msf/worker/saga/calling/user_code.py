@@ -5,7 +5,7 @@ from importlib import import_module
 from marty_msf.core.errors import HandlersUnusable, InvalidDefinition
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.resources.saga_step import CircuitBreaker
-from marty_msf.worker.saga.handlers import Handlers
+from marty_msf.worker.saga.calling.handlers import Handlers
 
 
 def load(spec: SagaSpec) -> Handlers:

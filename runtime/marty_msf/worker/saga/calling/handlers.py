@@ -22,10 +22,10 @@ from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.core.trace import of_saga
 from marty_msf.worker.saga.bounded import bounded
-from marty_msf.worker.saga.cache_mark import cache_of
-from marty_msf.worker.saga.calls import Request
-from marty_msf.worker.saga.circuit_mark import breaker_of
-from marty_msf.worker.saga.python_caller import StepRejected
+from marty_msf.worker.saga.calling.cache_mark import cache_of
+from marty_msf.worker.saga.calling.calls import Request
+from marty_msf.worker.saga.calling.circuit_mark import breaker_of
+from marty_msf.worker.saga.calling.python_caller import StepRejected
 
 #: Of functions that are no coroutines, in each process.
 THREADS: Final = 32

@@ -11,7 +11,7 @@ from marty_msf.core.errors import MartyError
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.worker.saga.bounded import bounded
-from marty_msf.worker.saga.calls import Request
+from marty_msf.worker.saga.calling.calls import Request
 
 
 class StepRejected(MartyError):

@@ -17,10 +17,11 @@ from marty_msf.core.saga.short_ids import span
 from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store import saga_history, saga_lock
 from marty_msf.store.database import translate
-from marty_msf.worker.saga import asking, listing, tracing
+from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
-from marty_msf.worker.saga.showing import show
+from marty_msf.worker.saga.surface import asking, listing
+from marty_msf.worker.saga.surface.showing import show
 
 PAGE_LIMIT: Final = 200
 #: Well below what clients and proxies wait for an answer.

@@ -20,11 +20,11 @@ from marty_msf.core.saga.outcome import Outcome
 from marty_msf.core.value import value
 from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.ownership import any_of
-from marty_msf.worker.saga.call_numbers import CallNumbers
+from marty_msf.worker.saga.calling.call_numbers import CallNumbers
+from marty_msf.worker.saga.calling.gate import Gate, HeldCalls
+from marty_msf.worker.saga.calling.step_cache import Place, StepCache
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.gate import Gate, HeldCalls
 from marty_msf.worker.saga.memory import Live
-from marty_msf.worker.saga.step_cache import Place, StepCache
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga.clock import now_ms
-from marty_msf.worker.saga.command_sender import CommandSender
-from marty_msf.worker.saga.commands import Commands
 from marty_msf.worker.saga.definitions import Definitions
 from marty_msf.worker.saga.memory import Live, Memory
-from marty_msf.worker.saga.parked_events import ParkedEvents
-from marty_msf.worker.saga.replies import Replies
-from marty_msf.worker.saga.reply_look import ReplyLook
+from marty_msf.worker.saga.messaging.command_sender import CommandSender
+from marty_msf.worker.saga.messaging.commands import Commands
+from marty_msf.worker.saga.messaging.parked_events import ParkedEvents
+from marty_msf.worker.saga.messaging.replies import Replies
+from marty_msf.worker.saga.messaging.reply_look import ReplyLook
 
 #: Scope of the positions and leases of reply topics: `saga-replies:<resource>`.
 ROLE: Final = "saga-replies"

@@ -16,7 +16,7 @@ from marty_msf.core.saga.journal import fold
 from marty_msf.core.trace import of_saga
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.store.saga_instance import Shown
-from marty_msf.worker.saga.surroundings import lock_holders, look_around
+from marty_msf.worker.saga.surface.surroundings import lock_holders, look_around
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Journals by time: partitions made ahead, ended instances removed."""

@@ -1,0 +1,1 @@
+"""What the saga worker has to do with Kafka: triggers, commands, replies."""
