@@ -41,6 +41,8 @@ SELECT (SELECT count(*) FROM marty.lease WHERE scope = 'saga:' || $1 AND holder 
        (SELECT count(*) FROM marty.saga_lock)
 """
 
+HOLDERS: Final = "SELECT DISTINCT holder FROM marty.lease WHERE scope = 'saga:' || $1 AND holder IS NOT NULL"
+
 DEFINITIONS: Final = "SELECT revision, definition FROM marty.saga_definition WHERE resource = $1"
 
 
@@ -87,6 +89,11 @@ async def ended(conn: asyncpg.Connection) -> int:
 async def counters(conn: asyncpg.Connection) -> tuple[int, ...]:
     """See Facts.counters."""
     return tuple(int(number or 0) for number in await conn.fetchrow(COUNTERS, RESOURCE))
+
+
+async def holders(conn: asyncpg.Connection) -> set[str]:
+    """Who owns lanes, dead workers included whose leases nobody took over yet."""
+    return {row[0] for row in await conn.fetch(HOLDERS, RESOURCE)}
 
 
 async def kept(conn: asyncpg.Connection) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from typing import Final
 
 import aiohttp
 
+from marty_msf.core.worker_status import WorkerStatus
 from tests.support.processes import Process, free_port, running
 
 TOKEN: Final = "chaos-run-token-0"
@@ -89,6 +90,15 @@ class Pod:
                 return answer.status == 200
         except aiohttp.ClientError:
             return False
+
+    async def holder(self, client: aiohttp.ClientSession) -> str | None:
+        """As whom its process owns lanes; None when it does not answer."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        try:
+            async with client.get(f"{self.url}/status", headers=headers) as answer:
+                return WorkerStatus.model_validate_json(await answer.read()).local.holder
+        except aiohttp.ClientError:
+            return None
 
     def errors(self) -> Iterator[str]:
         """Lines of level ERROR in its log: none of what happens to it is its own fault."""

@@ -25,6 +25,8 @@ from tests.support.waiting import eventually
 STARTING: Final = 0.9
 READY_SECONDS: Final = 60
 TOLD_SECONDS: Final = 30
+#: A lease lasts 6 s.
+TAKEN_OVER_SECONDS: Final = 60
 
 
 async def run(plan: Plan, directory: Path, tell: Callable[[str], None]) -> Facts:
@@ -47,7 +49,7 @@ async def run(plan: Plan, directory: Path, tell: Callable[[str], None]) -> Facts
             customers = Customers(pods, server.url("marty"), random.Random(plan.seed))
             restarts = await _disturbed(plan, pods, server, customers, tell)
             tell("the disturbance is over")
-            await _quiet(plan, server, client, service, tell)
+            await _quiet(plan, server, pods, client, service, tell)
             for pod in pods:
                 await pod.leave()
         return await _facts(server, customers, pods, restarts)
@@ -87,9 +89,17 @@ async def _disturbed(
 
 
 async def _quiet(
-    plan: Plan, server: Server, client: aiohttp.ClientSession, service: str, tell: Callable[[str], None]
+    plan: Plan,
+    server: Server,
+    pods: list[Pod],
+    client: aiohttp.ClientSession,
+    service: str,
+    tell: Callable[[str], None],
 ) -> None:
-    """Wait until every instance has ended, and the service has ended every call. What does not end shows in the table."""
+    """Wait until every instance has ended, the living own the lanes of the dead, and the service has ended every call.
+
+    An instance that does not end shows in the table.
+    """
     conn = await asyncpg.connect(server.url("marty"))
     loop = asyncio.get_running_loop()
     end, told = loop.time() + plan.quiet_seconds, loop.time()
@@ -98,6 +108,11 @@ async def _quiet(
             told = loop.time()
             tell(f"{ended} of {plan.instances} instances have ended")
         await asyncio.sleep(0.1)
+
+    async def left_behind() -> set[str]:
+        return await facts.holders(conn) - {str(await pod.holder(client)) for pod in pods}
+
+    await eventually(left_behind, lambda found: not found, seconds=TAKEN_OVER_SECONDS)
     await conn.close()
 
     async def calls() -> int:
