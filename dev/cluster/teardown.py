@@ -107,8 +107,9 @@ def mounts_below(root: Path, mountinfo: str) -> list[str]:
 def pod_cgroups() -> list[Path]:
     """Control groups of pods in every hierarchy, deepest first."""
     tops = [*CGROUPS.glob("kubepods*"), *CGROUPS.glob("*/kubepods*")]
-    found = [path for top in tops for path in (top, *top.rglob("*")) if path.is_dir()]
-    return sorted(set(found), key=lambda path: len(path.parts), reverse=True)
+    # os.walk passes over groups that go while it looks, as they do while pods end; Path.rglob raises.
+    found = {Path(path) for top in tops for path, _, _ in os.walk(top)}
+    return sorted(found, key=lambda path: len(path.parts), reverse=True)
 
 
 def pod_namespaces() -> list[Path]:

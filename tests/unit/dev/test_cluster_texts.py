@@ -1,6 +1,8 @@
 """What the local cluster writes and reads as text: configurations, rule dumps, status files, logs."""
 
 import json
+import shutil
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -150,3 +152,27 @@ def test_a_state_directory_that_cannot_work_is_refused(monkeypatch: pytest.Monke
         monkeypatch.setenv("MARTY_DEV_STATE", bad)
         with pytest.raises(ValueError, match="choose a"):
             Layout.of_environment()
+
+
+def test_pod_groups_may_go_while_they_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teardown, "CGROUPS", tmp_path)
+    pods = tmp_path / "freezer" / "kubepods"
+    ended = threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for number in range(20):
+                (pods / f"pod{number}" / "container").mkdir(parents=True)
+            for number in range(20):
+                shutil.rmtree(pods / f"pod{number}")
+
+    others = threading.Thread(target=come_and_go)
+    others.start()
+    try:
+        for _ in range(200):
+            teardown.pod_cgroups()
+    finally:
+        ended.set()
+        others.join()
+
+    assert teardown.pod_cgroups() == [pods]
