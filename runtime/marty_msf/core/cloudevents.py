@@ -45,12 +45,15 @@ def headers(
     event_id: str,
     event_type: str,
     event_source: tuple[str, bytes],
-    subject: bytes,
+    subject: bytes | None,
     time: int,
-    sequence: int,
+    sequence: int | None,
     own: str | None,
 ) -> Headers:
-    """The headers of one message; `time` is in microseconds since the epoch, `own` is a JSON object of further headers, whose content-type replaces the default.
+    """The headers of one message; `time` is in microseconds since the epoch.
+
+    Without an aggregate there is no `subject`, without an order no `sequence`. `own` is a JSON object of further headers,
+    whose content-type replaces the default.
 
     Runs once per event and is most of what encoding costs, hence the cached pairs and the list built at once.
     """
@@ -59,11 +62,13 @@ def headers(
         ("ce_id", event_id.encode()),
         _type(event_type),
         event_source,
-        ("ce_subject", subject),
         ("ce_time", timestamp(time)),
-        (SEQUENCE, b"%d" % sequence),
         _JSON,
     ]
+    if subject is not None:
+        attributes.append(("ce_subject", subject))
+    if sequence is not None:
+        attributes.append((SEQUENCE, b"%d" % sequence))
     if own is not None:
         more: dict[str, str] = orjson.loads(own)
         if CONTENT_TYPE in map(str.lower, more):

@@ -66,6 +66,10 @@ class BrokerUnavailable(MartyError):
     retryable = True
 
 
+class BatchTooLarge(BrokerUnavailable):
+    """A topic takes smaller batches only; the next ones are smaller."""
+
+
 class TopicUnavailable(MartyError):
     """A Kafka topic is missing or forbidden to our principal."""
 
@@ -73,7 +77,11 @@ class TopicUnavailable(MartyError):
 
 
 class PoisonEvent(MartyError):
-    """An event that cannot be applied as it is; the position stays before it, so nothing is lost."""
+    """An event that cannot be applied, or published, as it is; nothing is lost."""
+
+
+class PoisonBatch(MartyError):
+    """Kafka refuses a batch for one of its records, without saying which: they are to be tried one by one."""
 
 
 class InvalidEvent(MartyError):

@@ -11,19 +11,26 @@ from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unse
 #: Bound of the payloads of one read, so that large events cannot fill a worker's memory.
 READ_BYTES: Final = 16 * 1024 * 1024
 
-#: The first row is no event: it carries the statement's snapshot and whether the rows fit, in columns of their type.
+#: `extras` is NULL for the usual event: one column to decode instead of four. The first row is no event: it carries the
+#: statement's snapshot and whether the rows fit, in columns of their type.
 #: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
 OPEN: Final = """
 WITH found AS MATERIALIZED (
     (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            (date_part('epoch', created_at) * 1000000)::bigint AS time
+            (date_part('epoch', created_at) * 1000000)::bigint AS time,
+            CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+                 ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                      'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
        FROM marty.outbox
       WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
     UNION ALL
     (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            (date_part('epoch', created_at) * 1000000)::bigint AS time
+            (date_part('epoch', created_at) * 1000000)::bigint AS time,
+            CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+                 ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                      'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
        FROM marty.outbox
       WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
@@ -32,7 +39,7 @@ WITH found AS MATERIALIZED (
 )
 SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, pg_current_snapshot()::text AS topic,
        fits::text AS event_type, NULL::text AS aggregate_type, NULL::text AS aggregate_id,
-       NULL::bytea AS payload, NULL::jsonb AS headers, NULL::bigint AS time
+       NULL::bytea AS payload, NULL::jsonb AS headers, NULL::bigint AS time, NULL::text AS extras
   FROM measured
 UNION ALL
 SELECT found.* FROM found WHERE (SELECT fits FROM measured)
@@ -82,7 +89,10 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
 #: octet_length of a large payload looks at its header only, so nothing is fetched to be measured.
 CONTINUE: Final = """
 SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-       (date_part('epoch', created_at) * 1000000)::bigint AS time
+       (date_part('epoch', created_at) * 1000000)::bigint AS time,
+       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM marty.outbox
                  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)

@@ -1,13 +1,16 @@
 """How far the outbox was published, and which relay may publish it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from asyncpg import Connection
 
 from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
 from marty_msf.core.windows import BEGINNING, Position, Positions, Snapshot
+from marty_msf.store import outbox_held
 from marty_msf.store.leases import fence
+from marty_msf.store.outbox_held import Refusal
 
 #: A relay of another name takes the outbox over when no worker of the owner was seen for so long. An owner that stops
 #: gives nothing up: its pods come and go with every change, and whoever was second must not slip in between.
@@ -89,6 +92,49 @@ UPDATE marty.outbox_position AS p
 """
 
 
+GO_AHEAD: Final = """
+INSERT INTO marty.outbox_ahead (id, lane) SELECT * FROM unnest($1::bigint[], $2::smallint[]) ON CONFLICT (id) DO NOTHING
+"""
+
+PASSED: Final = """
+DELETE FROM marty.outbox_ahead WHERE id = ANY($1::bigint[])
+"""
+
+#: Without a change of position: what was published before the cursor came by.
+COUNT_AHEAD: Final = """
+UPDATE marty.outbox_position AS p SET published_total = p.published_total + n.published
+  FROM unnest($1::smallint[], $2::bigint[]) AS n (lane, published) WHERE p.lane = n.lane
+"""
+
+OWNED: Final = """
+SELECT 1 FROM marty.outbox_owner WHERE resource = $1 FOR SHARE
+"""
+
+
+async def check_owner(conn: Connection, resource: str) -> None:
+    """Inside the caller's transaction: nobody else can become the outbox's relay until it ends. Raises LeaseLost."""
+    if not await conn.fetchval(OWNED, resource):
+        raise LeaseLost(f"{resource} no longer owns the outbox: the write was refused")
+
+
+@dataclass(frozen=True, slots=True)
+class Exceptions:
+    """Events that do not go the way of their lane."""
+
+    #: Outbox ids that the positions pass and that are not published: why, or None for those that only wait.
+    held: Mapping[int, Refusal | None] = field(default_factory=dict)
+    #: id -> lane of what was published before the position comes by.
+    ahead: Mapping[int, int] = field(default_factory=dict)
+    #: Ids of such events that the positions pass now.
+    passed: Sequence[int] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.held or self.ahead or self.passed)
+
+
+NONE: Final = Exceptions()
+
+
 async def store(
     conn: Connection,
     scope: str,
@@ -97,23 +143,39 @@ async def store(
     epochs: Mapping[int, int],
     positions: Positions,
     published: Mapping[int, int],
-) -> None:
-    """Write the lanes' positions and add to their counts, all or nothing. Raises LeaseLost.
+    exceptions: Exceptions = NONE,
+    *,
+    dead_block: bool = True,
+) -> Mapping[int, int]:
+    """Write the lanes' positions, add to their counts and take over what is held, all or nothing. Raises LeaseLost.
 
-    `epochs` and `positions` name the same lanes; `published` may leave out lanes without events. Lanes are nearly always
-    at one position, which makes this one statement; with several it opens a transaction.
+    Answers with lane -> events newly held. `epochs` names the lanes of `positions` and those of events that went ahead;
+    `published` may leave out lanes without events. Lanes are nearly always at one position, which makes this one
+    statement; with several, or with exceptions, it opens a transaction.
     """
     groups: dict[Position, list[int]] = {}
     for lane in sorted(positions):
         groups.setdefault(positions[lane], []).append(lane)
     whole = (scope, holder, resource)
-    if len(groups) == 1:
+    if len(groups) == 1 and not exceptions:
         await _store_group(conn, *whole, epochs, *groups.popitem(), published)
-        return
+        return {}
     async with conn.transaction():
         await fence(conn, scope, holder, epochs)
+        await check_owner(conn, resource)
+        await outbox_held.lock(conn, epochs)
         for position, lanes in groups.items():
             await _store_group(conn, *whole, epochs, position, lanes, published)
+        held: Mapping[int, int] = {}
+        if exceptions.held:
+            held = await outbox_held.hold(conn, exceptions.held, dead_block=dead_block)
+        if exceptions.ahead:
+            await conn.execute(GO_AHEAD, list(exceptions.ahead), list(exceptions.ahead.values()))
+        if exceptions.passed:
+            await conn.execute(PASSED, exceptions.passed)
+        if counted := {lane: number for lane, number in published.items() if lane not in positions}:
+            await conn.execute(COUNT_AHEAD, list(counted), list(counted.values()))
+        return held
 
 
 async def _store_group(
@@ -150,3 +212,13 @@ SELECT coalesce(sum(published_total), 0)::bigint FROM marty.outbox_position
 async def published_total(conn: Connection) -> int:
     """Events published since the outbox was installed."""
     return int(await conn.fetchval(PUBLISHED))
+
+
+AHEAD: Final = """
+SELECT id, lane FROM marty.outbox_ahead WHERE lane = ANY($1::smallint[])
+"""
+
+
+async def ahead(conn: Connection, lanes: Sequence[int]) -> Mapping[int, int]:
+    """id -> lane of what was published before the lanes' positions come by."""
+    return {row["id"]: row["lane"] for row in await conn.fetch(AHEAD, lanes)}

@@ -9,10 +9,14 @@ from typing import Any
 import asyncpg
 
 from marty_msf.core.lanes import LANES
+from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.store import leases, outbox_position
 from marty_msf.store.database import open_pool
 from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.pipeline import Relay
+from marty_msf.worker.relay.rules import Rules, rules_of
+from marty_msf.worker.relay.shared import Shared
 from tests.support.kafka import Message
 
 RESOURCE = "test/relay"
@@ -40,7 +44,26 @@ def relay_config(path: Path, bootstrap: str, name: str = "relay", **spec: Any) -
     return path
 
 
-def make_relay(pool: Any, producer: Any, holder: str, *, batch_size: int = 500, prefetch: int = 5000) -> Relay:
+SPEC = {"database": {"urlSecretRef": {"name": "db"}}, "kafka": {"bootstrapServers": "kafka:9092"}}
+
+
+def make_rules(**spec: Any) -> Rules:
+    """The rules of a spec with these fields; waits are short, batches have their size."""
+    fields = {"enableBatchOptimization": False, "retry": {"backoffMs": 50, "maxBackoffMs": 500}, **spec}
+    return rules_of(OutboxRelaySpec.model_validate({**SPEC, **fields}))
+
+
+def make_relay(
+    pool: Any,
+    producer: Any,
+    holder: str,
+    *,
+    batch_size: int = 500,
+    prefetch: int = 5000,
+    limits: dict[str, int] | None = None,
+    shared: Shared | None = None,
+    **spec: Any,
+) -> Relay:
     """A relay over a pool and a producer, or over wrappers that record what it does with them."""
     return Relay(
         pool,
@@ -48,10 +71,31 @@ def make_relay(pool: Any, producer: Any, holder: str, *, batch_size: int = 500, 
         scope=SCOPE,
         holder=holder,
         resource=RESOURCE,
-        database="test",
-        batch_size=batch_size,
-        prefetch=prefetch,
+        rules=make_rules(batchSize=batch_size, prefetchCount=prefetch, **spec),
+        shared=shared or Shared("test"),
+        limits={} if limits is None else limits,
     )
+
+
+@asynccontextmanager
+async def held_sender(
+    pool: Any, bootstrap: str, holder: str, shared: Shared, topic: str | None = None, **spec: Any
+) -> AsyncIterator[HeldSender]:
+    """The sender of held events that belongs to a relay with this `shared`."""
+    sender = HeldSender(
+        pool,
+        lambda: KafkaProducer(bootstrap, {}),
+        scope=SCOPE,
+        holder=holder,
+        resource=RESOURCE,
+        rules=make_rules(**spec),
+        shared=shared,
+        dead_letter_topic=topic,
+    )
+    try:
+        yield sender
+    finally:
+        await sender.stop()
 
 
 async def take_lanes(pool: asyncpg.Pool, relay: Relay, holder: str, *, ttl_seconds: float = 60) -> Mapping[int, int]:

@@ -8,13 +8,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from marty_msf.worker.relay.pipeline import IN_FLIGHT
 from tests.integration.relay.crash_pass import BATCH_SIZE
 from tests.integration.relay.setup import (
     discarding_late_ones,
     drain,
     enqueue,
     make_relay,
+    make_rules,
     numbers_by_key,
     pool_and_producer,
     take_lanes,
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(300)]
 KEYS = ("a", "b", "c")
 EVENTS_PER_KEY = 4
 #: The pipeline's depth: what a crash may repeat.
-REPEATED_AT_MOST = IN_FLIGHT * BATCH_SIZE
+REPEATED_AT_MOST = make_rules().in_flight * BATCH_SIZE
 RECORDED_PASSES = 2
 #: Four batches, each described, sent and acknowledged, read in two parts; positions written at least once.
 SHORTEST_PASS = 16

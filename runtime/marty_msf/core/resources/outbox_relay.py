@@ -1,18 +1,32 @@
 """The OutboxRelay kind: reads `marty.outbox` in commit-safe order and publishes to Kafka."""
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from marty_msf.core.resources.spec import Kafka, Model, Rule, Workload, check_waits, waits_ascend
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.spec import Kafka, Model, Rule, Topic, Workload, check_waits, waits_ascend
+
+
+class Blocking(StrEnum):
+    """What a dead letter holds up."""
+
+    #: The later events of its aggregate: they keep their order.
+    KEY = "Key"
+    #: Nothing: later events of its aggregate overtake it.
+    NONE = "None"
 
 
 class RelayRetry(Model):
-    """Waits between attempts to publish while Kafka refuses; the events wait in Postgres and keep their order."""
+    """Attempts to publish an event that Kafka refuses. While Kafka does not answer at all no attempts are counted."""
 
-    backoff_ms: int = Field(200, ge=1, le=3_600_000, description="First wait.")
-    max_backoff_ms: int = Field(10_000, ge=1, le=86_400_000, description="Longest wait.")
+    max_attempts: int = Field(
+        10, ge=1, le=1000, description="Attempts of one event at most, also for events that ask for more themselves."
+    )
+    backoff_ms: int = Field(1000, ge=1, le=3_600_000, description="First wait; it doubles.")
+    max_backoff_ms: int = Field(60_000, ge=1, le=86_400_000, description="Longest wait.")
 
     RULES: ClassVar[Sequence[Rule]] = (waits_ascend("backoffMs"),)
 
@@ -20,6 +34,41 @@ class RelayRetry(Model):
     def _waits_ascend(self) -> Self:
         check_waits("spec.retry.backoffMs", self.backoff_ms, self.max_backoff_ms)
         return self
+
+
+class DeadLetter(Model):
+    """What becomes of events that Kafka keeps refusing."""
+
+    threshold: int = Field(
+        5,
+        ge=1,
+        le=1000,
+        description="Attempts after which an event becomes a dead letter, unless it asks for another number itself (max_delivery_attempts).",
+    )
+    topic: Topic | None = Field(
+        None,
+        description="Kafka topic that gets a copy of each dead letter, with cause, attempts and times as headers. Left out: they are in the database only.",
+    )
+    analysis: bool = Field(
+        True, description="Group dead letters by cause: error, topic, event type and message without its numbers."
+    )
+    blocking: Blocking = Field(
+        Blocking.KEY,
+        description="Key: later events of the aggregate wait behind a dead letter, in order. None: they overtake it.",
+    )
+
+
+class Priorities(Model):
+    """Shares of the relay's turns while more is waiting than it can publish. The oldest events have low's share, whatever their priority."""
+
+    high: int = Field(8, ge=1, le=1000, description="Turns of events with priority high.")
+    normal: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Turns of events with priority normal, while older ones of priority low are waiting.",
+    )
+    low: int = Field(1, ge=1, le=1000, description="Turns of the oldest events.")
 
 
 class OutboxRelaySpec(Workload):
@@ -30,8 +79,19 @@ class OutboxRelaySpec(Workload):
         500,
         ge=1,
         le=100_000,
-        description="Events handed to Kafka at once, at most. Up to eight such batches wait for their acknowledgement; a crash sends at most these again.",
+        description="Events handed to Kafka at once. Up to parallelProcessors such batches wait for their acknowledgement; a crash sends at most these again.",
     )
+    enable_batch_optimization: bool = Field(
+        True,
+        description="Let the size of batches follow the time Kafka takes to acknowledge them, from a quarter of batchSize to four times as many (at most prefetchCount).",
+    )
+    batch_timeout_ms: int = Field(
+        10_000,
+        ge=100,
+        le=600_000,
+        description="Deadline for Kafka's acknowledgement of a batch: what is not acknowledged by then is sent again over a new connection. No batch waits to become larger.",
+    )
+    parallel_processors: int = Field(8, ge=1, le=64, description="Batches on their way to Kafka at once, per pod.")
     polling_interval_ms: int = Field(
         100,
         ge=1,
@@ -40,5 +100,29 @@ class OutboxRelaySpec(Workload):
     )
     prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
     retry: RelayRetry = Field(
-        default_factory=lambda: RelayRetry(), description="Waits between attempts to publish while Kafka refuses."
+        default_factory=lambda: RelayRetry(), description="Attempts to publish an event that Kafka refuses."
     )
+    dead_letter: DeadLetter = Field(
+        default_factory=lambda: DeadLetter(), description="What becomes of events that Kafka keeps refusing."
+    )
+    priorities: Priorities = Field(
+        default_factory=lambda: Priorities(),
+        description="Whose turn it is while more is waiting than can be published.",
+    )
+
+    RULES: ClassVar[Sequence[Rule]] = (
+        Rule(
+            "self.batchTimeoutMs >= self.pollingIntervalMs",
+            "batchTimeoutMs is shorter than pollingIntervalMs: a deadline below the wait between two looks makes no sense; raise the one or lower the other",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _deadline_is_beyond_a_look(self) -> Self:
+        if self.batch_timeout_ms < self.polling_interval_ms:
+            raise InvalidDefinition(
+                "spec.batchTimeoutMs",
+                f"{self.batch_timeout_ms} is shorter than pollingIntervalMs {self.polling_interval_ms}",
+                "raise the one or lower the other",
+            )
+        return self

@@ -70,7 +70,7 @@ CREATE INDEX outbox_xid ON marty.outbox (xid);
 -- The few that go out before others, however many are waiting.
 CREATE INDEX outbox_high ON marty.outbox (xid) WHERE priority = 2;
 -- The events of one aggregate: those that go out before one of high priority, and for people who look for them.
-CREATE INDEX outbox_aggregate ON marty.outbox (aggregate_id, id);
+CREATE INDEX outbox_aggregate ON marty.outbox (aggregate_id, xid);
 
 DROP FUNCTION marty.enqueue_event(text, text, jsonb, text, text, jsonb);
 DROP FUNCTION marty.enqueue_event_bytes(text, text, bytea, text, text, jsonb);

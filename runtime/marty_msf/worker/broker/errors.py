@@ -2,15 +2,44 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from aiokafka.errors import (
+    BrokerResponseError,
     ConsumerStoppedError,
+    CorruptRecordException,
+    InvalidTimestampError,
     KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    UnsupportedForMessageFormatError,
+    kafka_errors,
 )
 
 from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
+
+
+class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka ships no types
+    """Kafka's error 87, which aiokafka has no name for: for instance no key in a topic that is compacted."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "the broker refuses a record: does the topic, cleaned by compaction, want a key?"
+
+
+kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
+
+#: What a broker says of a record, not of itself: trying the same record again elsewhere will not help.
+RECORD_REFUSED: Final = (
+    CorruptRecordException,
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    UnsupportedForMessageFormatError,
+)
 
 
 @contextmanager

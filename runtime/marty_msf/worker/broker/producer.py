@@ -10,19 +10,19 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from marty_msf.core.cloudevents import Headers
-from marty_msf.core.errors import BrokerUnavailable, PoisonEvent, TopicUnavailable
-from marty_msf.worker.broker.errors import translate
+from marty_msf.core.errors import BatchTooLarge, MartyError, PoisonBatch, PoisonEvent, TopicUnavailable
+from marty_msf.worker.broker.errors import RECORD_REFUSED, translate
 
 #: Below the broker's default message.max.bytes of 1,048,588, which bounds a record batch.
 BATCH_BYTES: Final = 1_000_000
-#: An unacknowledged batch is given up after this time; what it held is sent again by a new producer.
 ACKNOWLEDGE_SECONDS: Final = 10
+CONNECT_SECONDS: Final = 10
 METADATA_MAX_AGE_MS: Final = 30_000
 CLOSE_SECONDS: Final = 1
 
 Partition: TypeAlias = tuple[str, int]
 #: key, value, headers.
-Message: TypeAlias = tuple[bytes, bytes, Headers]
+Message: TypeAlias = tuple[bytes | None, bytes, Headers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +112,20 @@ def _failed(future: "asyncio.Future[Any]") -> bool:
 class KafkaProducer:
     """One idempotent producer session. After any error it must be stopped: its sequence numbers are in doubt.
 
-    `batch_bytes` (topic -> limit) outlives the session: it learns of topics that take smaller batches only.
+    `batch_bytes` (topic -> limit) outlives the session: it learns of topics that take smaller batches only. What is
+    not acknowledged after `acknowledge_seconds` is given up; a new session sends it again.
     """
 
     def __init__(
-        self, bootstrap_servers: str, batch_bytes: MutableMapping[str, int], client_id: str = "marty-relay"
+        self,
+        bootstrap_servers: str,
+        batch_bytes: MutableMapping[str, int],
+        client_id: str = "marty-relay",
+        *,
+        acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> None:
         self._servers = bootstrap_servers
+        self._acknowledge_seconds = acknowledge_seconds
         self._batch_bytes = batch_bytes
         self._client = _Client(
             bootstrap_servers=bootstrap_servers,
@@ -129,7 +136,7 @@ class KafkaProducer:
             # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
             max_request_size=2**31 - 1,
             linger_ms=0,
-            request_timeout_ms=ACKNOWLEDGE_SECONDS * 1000,
+            request_timeout_ms=round(acknowledge_seconds * 1000),
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )
         self._unacknowledged: set[asyncio.Future[Any]] = set()
@@ -139,7 +146,7 @@ class KafkaProducer:
         """Connect. Raises BrokerUnavailable, and leaves nothing open then."""
         try:
             with translate(self._servers):
-                async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                async with asyncio.timeout(CONNECT_SECONDS):
                     await self._client.start()
         except BaseException:
             await self.stop()
@@ -148,7 +155,7 @@ class KafkaProducer:
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
         """Partitions of each topic; 0 for one that is missing or forbidden to us."""
         with translate(self._servers):
-            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+            async with asyncio.timeout(self._acknowledge_seconds):
                 return {topic: await self._client.describe(topic) for topic in topics}
 
     async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]:
@@ -159,7 +166,7 @@ class KafkaProducer:
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
         with translate(self._servers):
-            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+            async with asyncio.timeout(self._acknowledge_seconds):
                 while waiting:
                     # One batch of each partition at a time: a partition takes the next one when its first is on its way.
                     for (topic, partition), batches in list(waiting.items()):
@@ -176,16 +183,16 @@ class KafkaProducer:
     async def acknowledged(self, sent: Sequence[Sent]) -> None:
         """Wait until all replicas have the batches.
 
-        Raises BrokerUnavailable (their fate is unknown), TopicUnavailable, or PoisonEvent for one record that is too
-        large for its topic.
+        Raises BrokerUnavailable (their fate is unknown), TopicUnavailable, PoisonEvent for one record that its topic
+        refuses, PoisonBatch for several of which it refuses one.
         """
         with translate(self._servers):
-            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+            async with asyncio.timeout(self._acknowledge_seconds):
                 for batch in sent:
                     try:
                         await batch.acknowledged
-                    except MessageSizeTooLargeError as error:
-                        raise self._too_large(batch) from error
+                    except RECORD_REFUSED as error:
+                        raise self._refused(batch, error) from error
 
     async def stop(self) -> None:
         """End, at once: what is not yet acknowledged is given up, and may still arrive."""
@@ -225,13 +232,16 @@ class KafkaProducer:
         if _failed(future):
             self._client.halt()
 
-    def _too_large(self, batch: Sent) -> BrokerUnavailable | PoisonEvent:
+    def _refused(self, batch: Sent, error: KafkaError) -> MartyError:
+        if not isinstance(error, MessageSizeTooLargeError):
+            text = f"Kafka topic {batch.topic!r} refuses {{}}: {error.description}"
+            return PoisonEvent(text.format("an event")) if batch.records == 1 else PoisonBatch(text.format("a batch"))
+        self._batch_bytes[batch.topic] = batch.bytes if batch.records == 1 else batch.bytes // 2
         if batch.records == 1:
             return PoisonEvent(
                 f"an event of {batch.bytes} bytes is over what Kafka topic {batch.topic!r} takes: raise its "
-                "max.message.bytes; its lane waits"
+                "max.message.bytes, or send an identifier instead of the document"
             )
-        self._batch_bytes[batch.topic] = batch.bytes // 2
-        return BrokerUnavailable(
+        return BatchTooLarge(
             f"Kafka topic {batch.topic!r} refuses batches of {batch.bytes} bytes: smaller ones are tried now"
         )

@@ -1,22 +1,28 @@
 """What is read at once and published together, and its form on the wire. Pure."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from marty_msf.core.cloudevents import headers, source
 from marty_msf.core.partitioning import Partitioner
 from marty_msf.core.windows import Positions
 from marty_msf.worker.broker.producer import Message, Partition
 
-#: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time (store.outbox).
+#: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time, extras (store.outbox).
 Row = Sequence[Any]
 ID = 0
 LANE = 1
+EVENT_ID = 2
 TOPIC = 3
+EVENT_TYPE = 4
 AGGREGATE_ID = 6
+PAYLOAD = 7
+EXTRAS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,49 +48,6 @@ class Batch:
         """The topics its rows go to."""
         return {row[TOPIC] for row in self.rows}
 
-    def lanes_of(self, topics: AbstractSet[str]) -> set[int]:
-        """The lanes that have a row for one of these topics."""
-        return {row[LANE] for row in self.rows if row[TOPIC] in topics}
-
-    def settled(self, lost: AbstractSet[int]) -> "Settled":
-        """What is published when the rows with these ids are not: each lane up to the first of them."""
-        stopped: set[int] = set()
-        positions = dict(self.after)
-        published: Counter[int] = Counter()
-        last: dict[int, int] = {}
-        for row in self.rows:
-            lane = row[LANE]
-            if lane in stopped:
-                continue
-            if row[ID] not in lost:
-                published[lane] += 1
-                last[lane] = row[ID]
-                continue
-            stopped.add(lane)
-            del positions[lane]
-            if lane in last:
-                positions[lane] = self.start[lane].within(last[lane])
-        return Settled(positions, published, stopped)
-
-    def all_settled(self) -> "Settled":
-        """All of it is published."""
-        return Settled(self.after, Counter(row[LANE] for row in self.rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """What of a batch is published."""
-
-    positions: Positions
-    published: Mapping[int, int]
-    #: Lanes with a row that is not.
-    stopped: AbstractSet[int] = frozenset()
-
-    def without(self, lanes: AbstractSet[int]) -> "Settled":
-        """The same without these lanes: an earlier row of theirs is not published."""
-        positions = {lane: position for lane, position in self.positions.items() if lane not in lanes}
-        return replace(self, positions=positions)
-
 
 def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> list[Batch]:
     """Cut what was read into batches of `size` rows; behind each but the last, the window is still open.
@@ -105,6 +68,18 @@ def _within(start: Positions, last_id: int) -> Positions:
     return {lane: moved[position] for lane, position in start.items()}
 
 
+@lru_cache(maxsize=4096)
+def extras(text: str) -> Mapping[str, Any]:
+    """What an event asks for beyond the usual: key, max_attempts, priority, and after, in microseconds since 1970."""
+    found: Mapping[str, Any] = orjson.loads(text)
+    return found
+
+
+def own_limit(row: Row) -> int | None:
+    """The attempts that an event asks for; None when it leaves them to the relay."""
+    return extras(row[EXTRAS])["max_attempts"] if row[EXTRAS] is not None else None
+
+
 class Encoder:
     """Turns rows into Kafka messages, partition by partition, in the order of the rows."""
 
@@ -116,11 +91,18 @@ class Encoder:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
         choose, database = self._partitioner.partition, self._database
-        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time in rows:
-            key = aggregate_id.encode()
+        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more, *_ in rows:
             event_source = source(database, aggregate_type)
-            message = (key, payload, headers(event_id, event_type, event_source, key, time, id_, own))
-            partition = (topic, choose(key, partitions[topic]))
+            if more is None and aggregate_id is not None:
+                key = aggregate_id.encode()
+                message: Message = (key, payload, headers(event_id, event_type, event_source, key, time, id_, own))
+                partition = (topic, choose(key, partitions[topic]))
+            else:
+                own_key, order = _key_and_order(more, aggregate_id)
+                subject = None if aggregate_id is None else aggregate_id.encode()
+                sequence = id_ if order else None
+                message = (own_key, payload, headers(event_id, event_type, event_source, subject, time, sequence, own))
+                partition = (topic, choose(own_key or event_id.encode(), partitions[topic]))
             if partition in messages:
                 messages[partition].append(message)
             else:
@@ -131,7 +113,16 @@ class Encoder:
         """The rows behind the messages of `encode`, in the same order."""
         found: dict[Partition, list[Row]] = {}
         for row in rows:
+            key, _ = _key_and_order(row[EXTRAS], row[AGGREGATE_ID])
             topic = row[TOPIC]
-            partition = (topic, self._partitioner.partition(row[AGGREGATE_ID].encode(), partitions[topic]))
+            partition = (topic, self._partitioner.partition(key or row[EVENT_ID].encode(), partitions[topic]))
             found.setdefault(partition, []).append(row)
         return found
+
+
+def _key_and_order(more: str | None, aggregate_id: str | None) -> tuple[bytes | None, bool]:
+    """Kafka's key, and whether events of this key have an order: not under a key that is not the aggregate's id."""
+    key = None if more is None else extras(more)["key"]
+    if key is not None and key != aggregate_id:
+        return key.encode(), False
+    return (None, False) if aggregate_id is None else (aggregate_id.encode(), True)

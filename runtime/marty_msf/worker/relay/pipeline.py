@@ -4,33 +4,46 @@ Order: rows of a window are sent in id order by one producer session, a batch's 
 its acknowledgements and after the positions of the batches before it. After any doubt everything unacknowledged is sent
 again in the same order. A crash between acknowledgement and position repeats events with the same ids, never loses one.
 
-A lane with an event for a missing or forbidden topic, or with one that is too large for its topic, waits by itself with
-its position; the other lanes go on. Only the broker knows what is too large, and its refusal ends the producer session:
-what it acknowledged is marked first, up to the refused event, so that trying it again sends nothing twice.
+The position never waits for a single event: what cannot be sent now (its topic is missing, its time has not come, Kafka
+refuses it, or an event of its aggregate before it is held) is taken over by `marty.outbox_held` in the transaction that
+moves the position past it; `held_sender` sends it later. Only the broker knows what it refuses, and its refusal ends the
+producer session: what it acknowledged is marked first, so that nothing of it is sent twice.
+
+While more is waiting than one read brings, urgent events go out before older ones, each behind what is waiting of its
+aggregate (`urgent`).
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 import asyncpg
 
-from marty_msf.core.errors import BrokerUnavailable, PoisonEvent, TopicUnavailable
+from marty_msf.core.errors import BrokerUnavailable, PoisonBatch, PoisonEvent, TopicUnavailable
+from marty_msf.core.outbox.batch_size import BatchSize
 from marty_msf.core.windows import Position
-from marty_msf.store import outbox_position
+from marty_msf.store import outbox_held, outbox_position
 from marty_msf.store.database import translate
-from marty_msf.worker.broker.producer import Producer, Sent
+from marty_msf.store.outbox_held import Refusal
+from marty_msf.worker.broker.producer import Producer
 from marty_msf.worker.groups import TaskGroup, first_error, to_its_end
-from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, Settled, split
+from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, own_limit, split
+from marty_msf.worker.relay.choosing import choose
+from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, Settled
 from marty_msf.worker.relay.reading import Reading, read
+from marty_msf.worker.relay.rules import Rules
+from marty_msf.worker.relay.shared import Shared
+from marty_msf.worker.relay.urgent import Urgent
+from marty_msf.worker.relay.work import Work
 
-#: Batches sent and not yet settled at most; a crash repeats at most these.
-IN_FLIGHT: Final = 8
 #: After a refusal, the wait for the acknowledgements of what was on its way; longer than the producer itself waits.
 SALVAGE_SECONDS: Final = 12
+#: Before a topic that is missing is looked for again.
+MISSING_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +54,10 @@ class Pass:
     published: int
     #: Whether nothing was found, sent or settled: there is nothing to do now.
     idle: bool
-    #: Lanes that wait for a topic, until `unblock`.
-    blocked: int
-    #: The topics they wait for, until one is seen to be there.
-    missing_topics: Collection[str]
-    #: Why lanes wait whose next event is too large, until it is published.
-    refused: Collection[PoisonEvent] = ()
+    #: Lanes that wait, because too much of them is held.
+    blocked: int = 0
     #: The producer's session is over: call `restart`.
     spoiled: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """One time of holding a lane; compared by identity, so that what was read under an earlier time writes nothing."""
-
-    epoch: int
-    #: Position in the database.
-    stored: Position
-    #: Behind what was sent.
-    sent: Position
-    #: Behind what was read.
-    read: Position
-    #: Takes no new events: it is being handed back.
-    draining: bool = False
-    blocked: bool = False
-
-
-@dataclass(eq=False, slots=True)
-class _Flight:
-    """A batch being handed, or handed, to the producer."""
-
-    batch: Batch
-    lanes: Mapping[int, _Lane]
-    #: Number of partitions of each topic.
-    partitions: Mapping[str, int]
-    #: None while it is being handed over.
-    sent: Sequence[Sent] | None = None
-
-
-@dataclass(slots=True)
-class _Work:
-    """Everything between the outbox and the stored position."""
-
-    ready: deque[Batch] = field(default_factory=deque)
-    flights: deque[_Flight] = field(default_factory=deque)
 
 
 class Relay:
@@ -98,57 +71,68 @@ class Relay:
         scope: str,
         holder: str,
         resource: str,
-        database: str,
-        batch_size: int,
-        prefetch: int,
+        rules: Rules,
+        shared: Shared,
+        limits: MutableMapping[str, int],
     ) -> None:
         self._pool = pool
         self._producer = producer
         self._scope = scope
         self._holder = holder
         self._resource = resource
-        self._batch_size = batch_size
-        self._prefetch = prefetch
-        self._encoder = Encoder(database)
-        self._lanes: dict[int, _Lane] = {}
-        self._work = _Work()
-        self._missing: set[str] = set()
-        #: Lane -> why its next event is refused.
-        self._refused: dict[int, PoisonEvent] = {}
+        self._rules = rules
+        self._shared = shared
+        self._limits = limits
+        self._size = BatchSize(rules.batch_size, rules.prefetch, adapts=rules.batch_size_adapts)
+        self._encoder = Encoder(shared.database)
+        self._urgent = Urgent(rules.weights)
+        self._lanes: dict[int, Lane] = {}
+        self._work = Work()
         self._spoiled = False
         self._settled = asyncio.Condition()
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
-        """Load where these lanes stand."""
+        """Load where these lanes stand, and what of them is held or went ahead."""
+        lanes = sorted(epochs)
         with translate():
             async with self._pool.acquire() as conn:
-                positions = await outbox_position.load(conn, sorted(epochs))
+                positions = await outbox_position.load(conn, lanes)
+                if not self._rules.dead_block:
+                    async with self._shared.writing, conn.transaction():
+                        await outbox_held.lock(conn, lanes)
+                        await outbox_held.let_pass(conn, lanes)
+                held = await outbox_held.load(conn, lanes)
+                ahead = await outbox_position.ahead(conn, lanes)
+        self._shared.keys.load(lanes, held.keys, held.held, held.dead)
+        self._shared.ahead.load(lanes, ahead)
+        self._urgent.reset()
         for lane, position in positions.items():
-            self._lanes[lane] = _Lane(epochs[lane], position, position, position)
+            self._lanes[lane] = Lane(epochs[lane], position, position, position)
+            self._shared.epochs[lane] = epochs[lane]
 
     async def drain(self, lanes: Sequence[int]) -> None:
         """Read nothing more for these lanes; returns once nothing of them is in flight."""
         mine = {lane: self._lanes[lane] for lane in lanes if lane in self._lanes}
-        for state in mine.values():
+        for lane, state in mine.items():
             state.draining = True
-        self._drop_ready(mine.keys())
+            self._shared.epochs.pop(lane, None)
+        self._work.drop(mine.keys())
         async with self._settled:
             await self._settled.wait_for(
                 lambda: not any(flight.lanes.keys() & mine.keys() for flight in self._work.flights)
             )
-        for lane, state in mine.items():
-            if self._lanes.get(lane) is state:
-                del self._lanes[lane]
-                self._refused.pop(lane, None)
-        self._missing.clear()  # what is still ours is noticed again
+        async with self._shared.sending_held:  # what is held of them is not being sent any more
+            for lane, state in mine.items():
+                if self._lanes.get(lane) is state:
+                    del self._lanes[lane]
+                    self._shared.drop(lane)
 
     def dropped(self, lanes: Sequence[int]) -> None:
         """Forget these lanes; what is in flight of them writes no position."""
         for lane in lanes:
             self._lanes.pop(lane, None)
-            self._refused.pop(lane, None)
-        self._missing.clear()  # what is still ours is noticed again
-        self._drop_ready(set(lanes))
+            self._shared.drop(lane)
+        self._work.drop(set(lanes))
 
     async def restart(self, producer: Producer) -> None:
         """After an error of the broker: send with a new producer, from the stored positions on."""
@@ -158,18 +142,14 @@ class Relay:
 
     async def forget(self) -> None:
         """Forget what was read or sent and not settled: the stored positions are where everything goes on."""
-        self._missing.clear()
-        for lane, state in self._lanes.items():
-            state.blocked = lane in self._refused
-            state.sent = state.read = state.stored
-        async with self._settled:
-            self._work = _Work()
-            self._settled.notify_all()
-
-    def unblock(self) -> None:
-        """Try the lanes again that wait for a topic or for its limit."""
         for state in self._lanes.values():
-            state.blocked = False
+            state.sent = state.read = state.stored
+        self._shared.keys.forget()
+        self._shared.ahead.forget()
+        self._urgent.reset()
+        async with self._settled:
+            self._work = Work()
+            self._settled.notify_all()
 
     async def run_once(self) -> Pass:
         """One step of the pipeline: settle what was sent before, send what is ready and read on, all at once.
@@ -179,7 +159,8 @@ class Relay:
         """
         try:
             async with TaskGroup() as tasks:
-                reading = tasks.create_task(self._read()) if len(self._work.ready) < IN_FLIGHT else None
+                wanted = len(self._work.ready) < self._rules.in_flight
+                reading = tasks.create_task(self._read()) if wanted else None
                 moving = tasks.create_task(self._move(reading))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -187,17 +168,10 @@ class Relay:
         moved, published = moving.result()
         if self._spoiled:
             await self.forget()
-        idle = not (found or moved or self._work.flights)
-        blocked = sum(state.blocked for state in self._lanes.values())
-        if idle and not blocked:
-            self._missing.clear()
-            self._refused.clear()
         return Pass(
             published=published,
-            idle=idle,
-            blocked=blocked,
-            missing_topics=frozenset(self._missing),
-            refused=tuple(self._refused.values()),
+            idle=not (found or moved or self._work.flights),
+            blocked=sum(map(self._shared.keys.full, self._lanes)),
             spoiled=self._spoiled,
         )
 
@@ -218,37 +192,47 @@ class Relay:
 
     async def _read(self) -> bool:
         """Read the next window, or the next part of an open one; False when nothing new is to be seen."""
-        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or state.blocked)}
+        full = self._shared.keys.full
+        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or full(lane))}
         if not states:
             return False
+        behind = bool(self._work.ready)
         with translate():
             async with self._pool.acquire() as conn:
-                found = await read(conn, {lane: state.read for lane, state in states.items()}, self._prefetch)
+                found = await read(conn, {lane: state.read for lane, state in states.items()}, self._rules.prefetch)
+                if behind or not found.complete:
+                    await self._read_urgent(conn, states, found)
         was_open = any(states[lane].read.next is not None for lane in found.after)
         self._take(found, {lane: states[lane] for lane in found.after})
         # Closing a window is progress too: the next one may have rows.
         return was_open or bool(found.rows)
 
-    def _take(self, found: Reading, states: Mapping[int, _Lane]) -> None:
-        """Queue what was read, but for lanes that were lost, drained or blocked meanwhile."""
-        gone = {
-            lane
-            for lane, state in states.items()
-            if self._lanes.get(lane) is not state or state.draining or state.blocked
-        }
+    async def _read_urgent(self, conn: asyncpg.Connection, states: Mapping[int, Lane], found: Reading) -> None:
+        """Look for urgent events among those that are not read yet."""
+        # What is sent meanwhile is noted, because the query finds it waiting.
+        sent = {lane: state.sent for lane, state in states.items()}
+        with self._work.noting_sent():
+            batches = await self._urgent.read(conn, sent, found.rows, self._shared)
+            for level, rows in batches:
+                ours = [row for row in rows if self._lanes.get(row[LANE]) is states[row[LANE]]]
+                self._work.add_urgent(level, ours)
+
+    def _take(self, found: Reading, states: Mapping[int, Lane]) -> None:
+        """Queue what was read, but for lanes that were lost or drained meanwhile."""
+        gone = {lane for lane, state in states.items() if self._lanes.get(lane) is not state or state.draining}
         for lane in states.keys() - gone:
             states[lane].read = found.after[lane]
-        batches = split(found.rows, found.start, found.after, self._batch_size)
+        batches = split(found.rows, found.start, found.after, self._size.now)
         self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
 
     async def _move(self, reading: "asyncio.Task[bool] | None") -> tuple[bool, int]:
         """Settle and send, side by side, until the read is back: (whether there was anything, events published)."""
         moved, published = False, 0
-        while self._work.flights or self._work.ready:
+        while self._work.flights or self._work.waiting:
             moved = True
             async with TaskGroup() as tasks:
                 settling = tasks.create_task(self._settle()) if self._work.flights else None
-                if self._work.ready:
+                if self._work.waiting:
                     tasks.create_task(self._send_ready(settling))
             published += settling.result() if settling else 0
             if self._spoiled:
@@ -260,59 +244,69 @@ class Relay:
 
     async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
         """Send what is ready; while a position is being written there is time to send more than one batch."""
-        while not self._spoiled and len(self._work.flights) < IN_FLIGHT and await self._send():
+        while not self._spoiled and len(self._work.flights) < self._rules.in_flight and await self._send():
             if settling is None or settling.done():
                 return
 
     async def _send(self) -> bool:
-        """Hand the next ready batch to the producer; False when there is none."""
+        """Hand the next batch to the producer; False when there is none."""
         partitions: dict[str, int] = {}
-        while self._work.ready and (unknown := self._work.ready[0].topics() - partitions.keys()):
+        while (level := self._urgent.next(self._work.waiting)) is not None:
+            batch = self._work.peek(level)
+            if not (unknown := batch.topics() - partitions.keys() - self._shared.missing.keys()):
+                break
             partitions.update(await self._producer.partitions(unknown))
-        self._missing.difference_update(topic for topic, count in partitions.items() if count)
-        if not self._work.ready:
+            for topic in unknown:
+                if not partitions[topic]:
+                    self._shared.miss(topic, MISSING_SECONDS)
+        else:
             return False
-        if missing := {topic for topic in self._work.ready[0].topics() if not partitions[topic]}:
-            self._block(missing)
-            return True
-        batch = self._work.ready.popleft()
+        batch = self._work.pop(level)
+        ahead = not batch.after
+        choice = choose(
+            batch.rows,
+            self._shared.keys,
+            self._shared.ahead,
+            self._shared.missing,
+            self._shared.suspect,
+            self._limits,
+            time.time_ns() // 1000,
+            decide=not ahead,
+        )
+        if ahead:
+            # What is to be held, or was sent meanwhile, is left to the position that comes by.
+            batch = Batch([row for row in choice.rows if row[ID] not in self._work.sent_meanwhile], {}, {})
+        rows = batch.rows if ahead else choice.rows
+        states = {lane: self._lanes[lane] for lane in batch.after or {row[LANE] for row in batch.rows}}
+        held, passed = (NOTHING, NOTHING) if ahead else (choice.held, choice.passed)
         # Before the first byte leaves: who drains a lane must wait for this batch.
-        flight = _Flight(batch, {lane: self._lanes[lane] for lane in batch.after}, partitions)
+        flight = Flight(batch, states, partitions, rows, held, passed, ahead, time.monotonic())
         self._work.flights.append(flight)
-        for lane, state in flight.lanes.items():
-            state.sent = batch.after[lane]
-        flight.sent = await self._producer.send(self._encoder.encode(batch.rows, partitions))
+        self._work.note_sent(flight)
+        if ahead:
+            for row in rows:
+                self._shared.ahead.sent(row[LANE], row[ID])
+        for lane, position in batch.after.items():
+            states[lane].sent = position
+        messages = self._encoder.encode(rows, partitions)
+        flight.sent = await self._producer.send(messages) if messages else ()
         return True
-
-    def _block(self, topics: set[str]) -> None:
-        """Let the lanes with events for these topics wait where they are; their neighbours go on."""
-        self._missing |= topics
-        lanes = self._work.ready[0].lanes_of(topics)
-        for lane in lanes:
-            state = self._lanes[lane]
-            state.blocked = True
-            state.read = state.sent
-        self._drop_ready(lanes)
-
-    def _drop_ready(self, lanes: Collection[int]) -> None:
-        gone = frozenset(lanes)
-        kept = (batch.without(gone) for batch in self._work.ready)
-        self._work.ready = deque(batch for batch in kept if batch.after)
 
     async def _settle(self) -> int:
         """Wait for the oldest batch's acknowledgements and write the position behind it and behind all done after it."""
         work = self._work
-        done: list[_Flight] = []
+        done: list[Flight] = []
         for flight in tuple(work.flights):
             if flight.sent is None or (done and not all(sent.acknowledged.done() for sent in flight.sent)):
                 break
             try:
                 await self._producer.acknowledged(flight.sent)
-            except PoisonEvent:
+            except (PoisonEvent, PoisonBatch, TopicUnavailable):
                 self._spoiled = True
                 break
+            self._size.acknowledged(len(flight.rows), time.monotonic() - flight.started_at)
             done.append(flight)
-        published = await self._store([(flight, flight.batch.all_settled()) for flight in done])
+        published = await self._store([(flight, flight.settled(NOTHING, {})) for flight in done])
         async with self._settled:
             for _ in done:
                 work.flights.popleft()
@@ -320,26 +314,28 @@ class Relay:
         return published
 
     async def _salvage(self) -> int:
-        """After a refusal: mark what was acknowledged, up to the first event of each lane that was not."""
+        """After a refusal: mark what was acknowledged, up to the first event of each lane that was not.
+
+        A refused event is not lost: the position passes it, and it is held.
+        """
         flights = tuple(self._work.flights)
         if waiting := [sent.acknowledged for flight in flights for sent in flight.sent or ()]:
             await asyncio.wait(waiting, timeout=SALVAGE_SECONDS)
+        lost: set[int] = set()
         stopped: set[int] = set()
-        done: list[tuple[_Flight, Settled]] = []
-        refused: dict[int, PoisonEvent] = {}
+        done: list[tuple[Flight, Settled]] = []
         for flight in flights:
-            lost = await self._lost(flight, refused)
-            settled = flight.batch.settled(lost)
+            refused = await self._fates(flight, lost)
+            settled = flight.settled(lost, refused)
             done.append((flight, settled.without(stopped)))
             stopped |= settled.stopped
-        published = await self._store(done)
-        self._refused.update((lane, error) for lane, error in refused.items() if lane in self._lanes)
-        return published
+        return await self._store(done)
 
-    async def _lost(self, flight: _Flight, refused: dict[int, PoisonEvent]) -> set[int]:
-        """Ids of the rows that are not acknowledged; lanes whose event is too large are added to `refused`."""
-        lost = {row[ID] for row in flight.batch.rows}
-        rows = {tp: iter(part) for tp, part in self._encoder.placed(flight.batch.rows, flight.partitions).items()}
+    async def _fates(self, flight: Flight, lost: set[int]) -> Mapping[int, Refusal]:
+        """Which of its events were refused; those whose fate is open, or that were not sent, are added to `lost`."""
+        unknown = {row[ID] for row in flight.rows}
+        refused: dict[int, Refusal] = {}
+        rows = {tp: iter(part) for tp, part in self._encoder.placed(flight.rows, flight.partitions).items()}
         for sent in flight.sent or ():
             part = list(islice(rows[sent.topic, sent.partition], sent.records))
             if not sent.acknowledged.done():
@@ -347,42 +343,62 @@ class Relay:
             try:
                 await self._producer.acknowledged([sent])
             except PoisonEvent as error:
-                refused.setdefault(part[0][LANE], error)
-            except (BrokerUnavailable, TopicUnavailable):
+                refused[part[0][ID]] = self._rules.refusal(part[0], 1, error, own_limit(part[0]))
+                unknown.discard(part[0][ID])
+            except PoisonBatch:
+                # Which of them it is shows when they are tried one by one.
+                self._shared.suspect.update(row[ID] for row in part)
+            except TopicUnavailable:
+                self._shared.miss(sent.topic, self._rules.attempts.max_backoff_ms / 1000)
+            except BrokerUnavailable:
                 continue
             else:
-                lost.difference_update(row[ID] for row in part)
-        return lost
+                unknown.difference_update(row[ID] for row in part)
+        lost |= unknown
+        return refused
 
-    async def _store(self, done: Sequence[tuple[_Flight, Settled]]) -> int:
-        """Write the positions behind acknowledged batches for the lanes that are still ours since they were read."""
-        lanes: dict[int, _Lane] = {}
+    async def _store(self, done: Sequence[tuple[Flight, Settled]]) -> int:
+        """Write what is settled for the lanes that are still ours since they were read."""
+        lanes: dict[int, Lane] = {}
         positions: dict[int, Position] = {}
-        published: dict[int, int] = {}
+        whole = Settled(positions, published=Counter())
         for flight, settled in done:
-            for lane, position in settled.positions.items():
-                state = flight.lanes[lane]
-                if self._lanes.get(lane) is state:
-                    lanes[lane] = state
-                    positions[lane] = position
-                    published[lane] = published.get(lane, 0) + settled.published.get(lane, 0)
+            ours = settled.without({lane for lane, state in flight.lanes.items() if self._lanes.get(lane) is not state})
+            lanes.update((lane, flight.lanes[lane]) for lane in ours.lanes())
+            positions.update(ours.positions)
+            whole.published.update(ours.published)
+            whole.held.update(ours.held)
+            whole.ahead.update(ours.ahead)
+            whole.passed.update(ours.passed)
         if not lanes:
             return 0
         # An error of the broker cancels what goes on beside it: a position that is stored and not remembered would let
         # its events be sent, and counted, once more.
-        await to_its_end(self._write(lanes, positions, published))
-        return sum(published.values())
+        await to_its_end(self._write(lanes, whole))
+        return whole.published.total()
 
-    async def _write(
-        self, lanes: Mapping[int, _Lane], positions: Mapping[int, Position], published: Mapping[int, int]
-    ) -> None:
+    async def _write(self, lanes: Mapping[int, Lane], settled: Settled) -> None:
         epochs = {lane: state.epoch for lane, state in lanes.items()}
+        exceptions = outbox_position.Exceptions(
+            {id_: refusal for id_, (_, refusal) in settled.held.items()}, settled.ahead, list(settled.passed)
+        )
         with translate():
-            async with self._pool.acquire() as conn:
-                await outbox_position.store(
-                    conn, self._scope, self._holder, self._resource, epochs, positions, published
+            async with self._shared.writing, self._pool.acquire() as conn:
+                held = await outbox_position.store(
+                    conn,
+                    self._scope,
+                    self._holder,
+                    self._resource,
+                    epochs,
+                    settled.positions,
+                    settled.published,
+                    exceptions,
+                    dead_block=self._rules.dead_block,
                 )
-        for lane, state in lanes.items():
-            state.stored = positions[lane]
-            if published[lane]:
-                self._refused.pop(lane, None)
+        for lane, position in settled.positions.items():
+            lanes[lane].stored = position
+        if exceptions:
+            self._shared.suspect.difference_update(settled.held)
+            self._shared.keys.stored(settled.held_keys(), held)
+            self._shared.ahead.stored(settled.ahead)
+            self._shared.ahead.passed(settled.passed)

@@ -18,6 +18,8 @@ class Reading:
     start: Positions
     #: Where they stand behind the rows; within the window unless it was read to its end.
     after: Positions
+    #: Whether that is all there was.
+    complete: bool
 
 
 async def read(conn: asyncpg.Connection, positions: Positions, limit: int) -> Reading:
@@ -36,4 +38,4 @@ async def read(conn: asyncpg.Connection, positions: Positions, limit: int) -> Re
     start = {lane: position.opened(end, last_id) for lane, position in chosen.items()}
     behind = closed(end)
     after = {lane: behind if complete else position.within(rows[-1]["id"]) for lane, position in start.items()}
-    return Reading(rows, start, after)
+    return Reading(rows, start, after, complete)

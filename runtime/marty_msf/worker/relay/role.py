@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -12,7 +11,6 @@ from aiohttp import web
 
 from marty_msf.core.errors import BrokerUnavailable, LeaseLost, TopicUnavailable
 from marty_msf.core.lanes import LANES
-from marty_msf.core.resources.outbox_relay import RelayRetry
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import Local, ProblemReason, RelayTotals
 from marty_msf.store import outbox, outbox_position
@@ -21,41 +19,25 @@ from marty_msf.worker.backoff import Backoff, pause
 from marty_msf.worker.broker.producer import KafkaProducer
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
+from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
+from marty_msf.worker.relay.rules import rules_of
+from marty_msf.worker.relay.shared import Shared
+from marty_msf.worker.relay.waking import Waker
 from marty_msf.worker.role import Context
 
 logger = logging.getLogger(__name__)
 
 #: The first wait after work; it doubles up to spec.pollingIntervalMs, so that a live stream is read at once.
-FIRST_IDLE_SECONDS: Final = 0.005
+FIRST_IDLE_SECONDS: Final = 0.001
+#: Waits of the sender of held events while nothing is due: with events held, and without any.
+HELD_IDLE_SECONDS: Final = 0.1
+NOTHING_HELD_SECONDS: Final = 2
 OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 12
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
-#: Events that are too large, in the problem's text.
-CAUSES_SHOWN: Final = 3
-
-
-class _TopicRetry:
-    """When the lanes that wait for a topic or its limit are tried again; the other lanes go on meanwhile."""
-
-    def __init__(self, retry: RelayRetry) -> None:
-        self._backoff = Backoff(retry.backoff_ms / 1000, retry.max_backoff_ms / 1000)
-        self._at: float | None = None
-
-    def due(self, done: Pass, now: float) -> bool:
-        """Whether now is the time; `now` is in seconds of a monotonic clock."""
-        if not (done.missing_topics or done.refused):
-            self._at = None
-            self._backoff.reset()
-            return False
-        if done.blocked and self._at is None:
-            self._at = now + self._backoff.next()
-        if self._at is None or now < self._at:
-            return False
-        self._at = None
-        return True
 
 
 class RelayRole:
@@ -65,6 +47,8 @@ class RelayRole:
         self._context = context
         self._board = context.board
         self._spec = config.spec
+        self._rules = rules_of(config.spec)
+        self._waker = Waker(context.pool)
         self._scope = f"relay:{config.resource}"
         self._started_at = datetime.now(UTC).isoformat()
         self._numbers = Numbers(context.pool)
@@ -83,15 +67,16 @@ class RelayRole:
         producer = await self._connected(stop, backoff)
         if producer is None:
             return
-        relay = Relay(
+        shared = Shared(database)
+        who = {"scope": self._scope, "holder": self._context.holder, "resource": self._context.resource}
+        relay = Relay(self._context.pool, producer, **who, rules=self._rules, shared=shared, limits=self._batch_bytes)
+        held = HeldSender(
             self._context.pool,
-            producer,
-            scope=self._scope,
-            holder=self._context.holder,
-            resource=self._context.resource,
-            database=database,
-            batch_size=self._spec.batch_size,
-            prefetch=self._spec.prefetch_count,
+            self._producer,
+            **who,
+            rules=self._rules,
+            shared=shared,
+            dead_letter_topic=self._spec.dead_letter.topic,
         )
         owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), relay)
         finished = asyncio.Event()
@@ -99,7 +84,9 @@ class RelayRole:
             async with TaskGroup() as tasks:
                 tasks.create_task(self._keep_outbox(finished))
                 tasks.create_task(owner.run(finished))
-                tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished))
+                tasks.create_task(self._waker.listen(finished))
+                tasks.create_task(self._send_held(held, shared, finished))
+                tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished, shared))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
@@ -125,13 +112,13 @@ class RelayRole:
         backoff: Backoff,
         stop: asyncio.Event,
         finished: asyncio.Event,
+        shared: Shared,
     ) -> None:
         """Pump until `stop`; after an error of Kafka wait and go on with a new producer where the last one stopped."""
-        topics = _TopicRetry(self._spec.retry)
         try:
             while producer is not None:
                 try:
-                    finished_all = await self._pump(relay, owner, backoff, topics, stop)
+                    finished_all = await self._pump(relay, owner, backoff, stop, shared)
                 except (BrokerUnavailable, TopicUnavailable) as error:
                     self._board.report_error(error)
                     await relay.forget()
@@ -159,7 +146,7 @@ class RelayRole:
             logger.warning("events in flight were not marked at the end, so they are sent again: %s", error)
 
     async def _pump(
-        self, relay: Relay, owner: LaneOwner, backoff: Backoff, topics: _TopicRetry, stop: asyncio.Event
+        self, relay: Relay, owner: LaneOwner, backoff: Backoff, stop: asyncio.Event, shared: Shared
     ) -> bool:
         """True at `stop`, False when the producer's session is over."""
         idle_seconds = FIRST_IDLE_SECONDS
@@ -175,45 +162,72 @@ class RelayRole:
             self._show_lanes(len(owner.held))
             if done.published:
                 backoff.reset()
-            self._report(done, owner)
-            if topics.due(done, time.monotonic()):
-                relay.unblock()
+            self._report(done, owner, shared)
             if done.spoiled:
                 return False
             if not done.idle:
                 idle_seconds = FIRST_IDLE_SECONDS
                 continue
-            await pause(stop, idle_seconds)
-            idle_seconds = min(idle_seconds * 2, self._spec.polling_interval_ms / 1000)
+            woken = await self._waker.wait(stop, idle_seconds)
+            idle_seconds = FIRST_IDLE_SECONDS if woken else min(idle_seconds * 2, self._spec.polling_interval_ms / 1000)
         return True
 
-    def _report(self, done: Pass, owner: LaneOwner) -> None:
-        if done.missing_topics:
-            names = ", ".join(sorted(done.missing_topics))
+    async def _send_held(self, sender: HeldSender, shared: Shared, finished: asyncio.Event) -> None:
+        """Send what is held when it is due; an outage of Kafka is not held against the events."""
+        backoff = Backoff(self._spec.retry.backoff_ms / 1000, self._spec.retry.max_backoff_ms / 1000)
+        try:
+            while not finished.is_set():
+                wait = HELD_IDLE_SECONDS if shared.keys.rows else NOTHING_HELD_SECONDS
+                try:
+                    done = await sender.run_once()
+                except (BrokerUnavailable, LeaseLost) as error:
+                    logger.info("held events wait: %s", error)
+                    await sender.stop()
+                    wait = backoff.next()
+                else:
+                    backoff.reset()
+                    self._metrics.published.inc(done.published)
+                    if not done.idle:
+                        continue
+                await pause(finished, wait)
+        finally:
+            await sender.stop()
+
+    def _report(self, done: Pass, owner: LaneOwner, shared: Shared) -> None:
+        standing = set()
+        if shared.missing:
+            standing.add(ProblemReason.TOPIC_UNAVAILABLE)
+            names = ", ".join(sorted(shared.missing))
+            waiting = f"; {done.blocked} of {LANES} lanes wait for it" if done.blocked else ""
             self._board.report(
                 ProblemReason.TOPIC_UNAVAILABLE,
-                f"Kafka topic {names} is missing or forbidden to us: create it or grant Write on it; "
-                f"{done.blocked} of {LANES} lanes wait for it, no event is lost",
+                f"Kafka topic {names} is missing or forbidden to us: create it or grant Write on it; its events, and later "
+                f"ones of their aggregates, are held{waiting}, none is lost",
                 blocking=False,
             )
-        if done.refused:
-            causes = "; ".join(sorted(set(map(str, done.refused)))[:CAUSES_SHOWN])
+        if dead := shared.keys.dead:
+            standing.add(ProblemReason.POISON_EVENT)
+            behind = "later events of their aggregates wait behind them" if self._rules.dead_block else "others go on"
             self._board.report(
-                ProblemReason.POISON_EVENT, f"{len(done.refused)} of {LANES} lanes wait: {causes}", blocking=False
+                ProblemReason.POISON_EVENT,
+                f"{dead} dead letters: Kafka refused these events again and again; {behind}: see why with "
+                "`marty dlq list`, then redrive, edit or discard them",
+                blocking=False,
             )
-        if owner.ready.is_set():
-            over = {problem.reason for problem in self._board.current()}
-            if done.missing_topics:
-                over.discard(ProblemReason.TOPIC_UNAVAILABLE)
-            if done.refused:
-                over.discard(ProblemReason.POISON_EVENT)
-            if over:
-                self._board.clear(*over)
+        if owner.ready.is_set() and (over := {problem.reason for problem in self._board.current()} - standing):
+            self._board.clear(*over)
+
+    def _producer(self) -> KafkaProducer:
+        return KafkaProducer(
+            self._spec.kafka.bootstrap_servers,
+            self._batch_bytes,
+            acknowledge_seconds=self._spec.batch_timeout_ms / 1000,
+        )
 
     async def _connected(self, stop: asyncio.Event, backoff: Backoff) -> KafkaProducer | None:
         """A started producer; waits for the broker. None when stopped meanwhile."""
         while not stop.is_set():
-            producer = KafkaProducer(self._spec.kafka.bootstrap_servers, self._batch_bytes)
+            producer = self._producer()
             try:
                 await producer.start()
             except BrokerUnavailable as error:

@@ -1,0 +1,121 @@
+"""What of the outbox goes out before older events: where urgent ones are, and what is before them in their aggregates."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from asyncpg import Connection, Record
+
+from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unseen_range
+from marty_msf.store.outbox import READ_BYTES
+
+#: Events looked at once; further ones are looked at next time.
+LOOK_ROWS: Final = 20_000
+
+HIGH: Final = """
+WITH found AS MATERIALIZED (
+    (SELECT xid, id, lane, aggregate_id FROM marty.outbox
+      WHERE priority = 2 AND xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+    UNION ALL
+    (SELECT xid, id, lane, aggregate_id FROM marty.outbox
+      WHERE priority = 2 AND xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+)
+SELECT count(*) AS id, NULL::smallint AS lane, pg_current_snapshot()::text AS aggregate_id, max(xid::text::bigint) AS xid
+  FROM found
+UNION ALL
+SELECT id, lane, aggregate_id, NULL FROM found
+"""
+
+#: Without an index of their own: where most events are normal, all that is new is looked at once.
+NORMAL: Final = """
+WITH found AS MATERIALIZED (
+    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
+      WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+    UNION ALL
+    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
+      WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+)
+SELECT count(*) AS id, NULL::smallint AS lane, pg_current_snapshot()::text AS aggregate_id, max(xid::text::bigint) AS xid
+  FROM found
+UNION ALL
+SELECT id, lane, aggregate_id, NULL FROM found WHERE priority = 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far was looked for urgent events: all that `snapshot` shows, and of the rest the transactions below `xid`."""
+
+    snapshot: Snapshot = BEGINNING
+    xid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """id, lane and aggregate id of urgent events, and how far was looked."""
+
+    events: Sequence[Record]
+    seen: Seen
+
+
+async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positions) -> Found:
+    """HIGH or NORMAL events that were not there at the last look; without one, from where the lanes stand."""
+    if seen.snapshot == BEGINNING:
+        span = unseen_range(position.prev for position in positions.values())
+    else:
+        span = unseen_range([seen.snapshot])
+    first, *events = await conn.fetch(statement, max(span.low, seen.xid), span.late, seen.snapshot, LOOK_ROWS)
+    complete = first["id"] < LOOK_ROWS
+    # The last transaction may have more rows than fitted: it is looked at again.
+    return Found(events, Seen(Snapshot.parse(first["aggregate_id"])) if complete else Seen(seen.snapshot, first["xid"]))
+
+
+#: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are by lane what was sent,
+#: $10 what went ahead.
+WAITING: Final = """
+SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
+       (date_part('epoch', created_at) * 1000000)::bigint AS time,
+       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+  FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
+          FROM (SELECT * FROM (
+                    SELECT * FROM marty.outbox WHERE aggregate_id = ANY($1::text[]) AND xid >= $3::xid8
+                    UNION ALL
+                    SELECT * FROM marty.outbox WHERE aggregate_id = ANY($1::text[]) AND xid = ANY($4::xid8[])
+                    UNION ALL
+                    SELECT * FROM marty.outbox WHERE id = ANY($2::bigint[])
+                ) AS candidate
+                 WHERE NOT pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[lane + 1])
+                   AND NOT coalesce(pg_visible_in_snapshot(xid, ($6::pg_snapshot[])[lane + 1])
+                                    AND id <= ($7::bigint[])[lane + 1], false)
+                   AND NOT (id = ANY($10::bigint[]))
+                 ORDER BY id LIMIT $8) AS next) AS measured
+ WHERE bytes - octet_length(payload) < $9::bigint
+ ORDER BY id
+"""
+
+
+async def waiting(
+    conn: Connection,
+    aggregates: Collection[str],
+    singles: Collection[int],
+    sent: Positions,
+    ahead: Collection[int],
+    limit: int,
+) -> tuple[Sequence[Record], bool]:
+    """Everything of these aggregates that was not sent, nor went ahead, oldest first, and whether that is all.
+
+    Rows are outbox.OPEN's.
+    """
+    span = unseen_range(position.prev for position in sent.values())
+    lanes = by_lane(sent)
+    ends: list[Snapshot | None] = [None] * len(lanes)
+    ids: list[int | None] = [None] * len(lanes)
+    for lane, position in sent.items():
+        ends[lane], ids[lane] = position.next, position.last_id
+    rows = await conn.fetch(
+        WAITING, list(aggregates), list(singles), span.low, span.late, lanes, ends, ids, limit, READ_BYTES, list(ahead)
+    )
+    cut = len(rows) == limit or sum(len(row["payload"]) for row in rows) >= READ_BYTES
+    return rows, not cut

@@ -1,0 +1,58 @@
+"""Which events of a batch are sent now, and which are held or were sent before. Decides; the memory it asks is given."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from marty_msf.worker.relay.batch import AGGREGATE_ID, EXTRAS, ID, LANE, PAYLOAD, TOPIC, Row, extras
+from marty_msf.worker.relay.exceptions import AheadIds, HeldKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A batch, divided."""
+
+    rows: Sequence[Row]
+    held: frozenset[int] = frozenset()
+    passed: frozenset[int] = frozenset()
+
+
+def choose(
+    rows: Sequence[Row],
+    keys: HeldKeys,
+    ahead: AheadIds,
+    missing: Collection[str],
+    suspect: Collection[int],
+    limits: Mapping[str, int],
+    now_micros: int,
+    *,
+    decide: bool,
+) -> Choice:
+    """`missing`: topics that are not there; `suspect`: events one of which was refused; `limits`: payloads (bytes) that
+    topics are known to refuse.
+
+    An event behind a held one of its aggregate is held too. With `decide`, those that will be are noted in `keys`.
+    """
+    if not (keys or ahead or missing or suspect or limits) and all(row[EXTRAS] is None for row in rows):
+        return Choice(rows)
+    send, held, passed = [], set(), set()
+    behind: set[str | None] = set()
+    for row in rows:
+        lane, id_, key = row[LANE], row[ID], row[AGGREGATE_ID]
+        if ahead.has(lane, id_):
+            passed.add(id_)
+        elif (
+            keys.holds(lane, key)
+            or key in behind
+            or row[TOPIC] in missing
+            or id_ in suspect
+            or (row[EXTRAS] is not None and (extras(row[EXTRAS])["after"] or 0) > now_micros)
+            or (limits and len(row[PAYLOAD]) >= limits.get(row[TOPIC], len(row[PAYLOAD]) + 1))
+        ):
+            held.add(id_)
+            if decide:
+                keys.decided(lane, key)
+            elif key is not None:
+                behind.add(key)
+        else:
+            send.append(row)
+    return Choice(send, frozenset(held), frozenset(passed))

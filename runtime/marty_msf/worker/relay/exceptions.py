@@ -1,0 +1,166 @@
+"""What of a lane does not go its lane's way: aggregates that are held, and events that went ahead. In memory only.
+
+Each has a stored half, as the database has it, and a pending one: decided, and written with a batch that is on its way.
+Forgetting what is on its way forgets the pending half.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+#: Events held of one lane, beyond which the lane itself waits: they are copied, and a topic may be away for long.
+HELD_AT_MOST: Final = 10_000
+
+
+class HeldKeys:
+    """The aggregates whose events are held: later ones of theirs are held too."""
+
+    def __init__(self) -> None:
+        self._stored: dict[int, set[str]] = {}
+        self._pending: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        #: lane -> rows held that are not dead.
+        self._held: Counter[int] = Counter()
+        self._dead: Counter[int] = Counter()
+        #: (lane, key) -> how often a row of it was stored: tells a release that it came too late.
+        self._times: Counter[tuple[int, str]] = Counter()
+
+    def __bool__(self) -> bool:
+        return bool(self._stored or self._pending)
+
+    @property
+    def rows(self) -> int:
+        """Rows that are held, dead ones included, as far as is known."""
+        return self._held.total() + self._dead.total()
+
+    @property
+    def dead(self) -> int:
+        """Dead letters, as far as is known."""
+        return self._dead.total()
+
+    def load(
+        self, lanes: Iterable[int], keys: Iterable[tuple[int, str]], held: Mapping[int, int], dead: Mapping[int, int]
+    ) -> None:
+        """What the database has for lanes that were gained."""
+        for lane in lanes:
+            self.drop(lane)
+        for lane, key in keys:
+            self._stored.setdefault(lane, set()).add(key)
+        self._held.update(held)
+        self._dead.update(dead)
+
+    def drop(self, lane: int) -> None:
+        """The lane is no longer ours."""
+        for known in (self._stored, self._pending, self._held, self._dead):
+            known.pop(lane, None)
+
+    def forget(self) -> None:
+        """What is on its way is forgotten."""
+        self._pending.clear()
+
+    def holds(self, lane: int, key: str | None) -> bool:
+        """Whether an event of this aggregate must be held."""
+        return key is not None and (key in self._stored.get(lane, ()) or key in self._pending.get(lane, ()))
+
+    def full(self, lane: int) -> bool:
+        """Whether so much of the lane is held that the rest waits in the outbox."""
+        return self._held[lane] >= HELD_AT_MOST
+
+    def decided(self, lane: int, key: str | None) -> None:
+        """An event of this aggregate will be stored as held."""
+        if key is not None:
+            self._pending[lane][key] += 1
+
+    def stored(self, keys: Iterable[tuple[int, str | None]], held: Mapping[int, int]) -> None:
+        """The database has them now; `held` is lane -> rows added."""
+        for lane, key in keys:
+            if key is None:
+                continue
+            self._stored.setdefault(lane, set()).add(key)
+            self._times[lane, key] += 1
+            if pending := self._pending.get(lane):
+                pending[key] -= 1
+                if pending[key] <= 0:
+                    del pending[key]
+                if not pending:
+                    del self._pending[lane]
+        self._held.update(held)
+
+    def times(self, keys: Iterable[tuple[int, str]]) -> Mapping[tuple[int, str], int]:
+        """To be given to `released`: taken before the transaction that releases."""
+        return {key: self._times[key] for key in keys}
+
+    def released(
+        self,
+        free: Collection[tuple[int, str]],
+        before: Mapping[tuple[int, str], int],
+        held: Mapping[int, int],
+        dead: Mapping[int, int],
+    ) -> None:
+        """The database holds nothing in order of these aggregates any more, unless something was stored meanwhile."""
+        for lane, key in free:
+            if self._times[lane, key] == before.get((lane, key), 0):
+                self._stored.get(lane, set()).discard(key)
+                del self._times[lane, key]
+            if not self._stored.get(lane, True):
+                del self._stored[lane]
+        self._held.update(held)
+        self._dead.update(dead)
+
+
+class AheadIds:
+    """The events that were published before their lane's position comes by."""
+
+    def __init__(self) -> None:
+        self._stored: dict[int, set[int]] = {}
+        self._pending: dict[int, set[int]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._stored.values())) + sum(map(len, self._pending.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._stored or self._pending)
+
+    def ids(self) -> set[int]:
+        """All of them."""
+        return set().union(*self._stored.values(), *self._pending.values())
+
+    def load(self, lanes: Iterable[int], ids: Mapping[int, int]) -> None:
+        """What the database has (id -> lane) for lanes that were gained."""
+        for lane in lanes:
+            self.drop(lane)
+        for id_, lane in ids.items():
+            self._stored.setdefault(lane, set()).add(id_)
+
+    def drop(self, lane: int) -> None:
+        """The lane is no longer ours."""
+        self._stored.pop(lane, None)
+        self._pending.pop(lane, None)
+
+    def forget(self) -> None:
+        """What is on its way is forgotten."""
+        self._pending.clear()
+
+    def has(self, lane: int, id_: int) -> bool:
+        """Whether the position is to pass over this event."""
+        return id_ in self._stored.get(lane, ()) or id_ in self._pending.get(lane, ())
+
+    def sent(self, lane: int, id_: int) -> None:
+        """The event is on its way."""
+        self._pending.setdefault(lane, set()).add(id_)
+
+    def stored(self, ids: Mapping[int, int]) -> None:
+        """The database has them (id -> lane) now."""
+        for id_, lane in ids.items():
+            self._stored.setdefault(lane, set()).add(id_)
+            if pending := self._pending.get(lane):
+                pending.discard(id_)
+                if not pending:
+                    del self._pending[lane]
+
+    def passed(self, ids: Iterable[int]) -> None:
+        """The position is behind them."""
+        gone = set(ids)
+        for lane in list(self._stored):
+            self._stored[lane] -= gone
+            if not self._stored[lane]:
+                del self._stored[lane]

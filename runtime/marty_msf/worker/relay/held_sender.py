@@ -1,0 +1,268 @@
+"""Sends what is held and due: delayed events, those that Kafka refused before, those whose topic was missing, and what
+waits behind them, in order per aggregate. It has a producer session of its own, so a refusal disturbs nobody else.
+
+While an aggregate is held the pipeline sends nothing of it, so the two never race. Events that were never tried go in
+batches; once a batch is refused its aggregates go one event at a time, which shows the culprit.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Final
+
+import asyncpg
+
+from marty_msf.core.cloudevents import Headers
+from marty_msf.core.errors import BatchTooLarge, BrokerUnavailable, PoisonBatch, PoisonEvent, TopicUnavailable
+from marty_msf.store import outbox_held, outbox_position
+from marty_msf.store.database import translate
+from marty_msf.store.leases import fence
+from marty_msf.store.outbox_held import Refusal
+from marty_msf.worker.broker.producer import KafkaProducer, Message
+from marty_msf.worker.groups import to_its_end
+from marty_msf.worker.relay.batch import AGGREGATE_ID, ID, LANE, TOPIC, Encoder
+from marty_msf.worker.relay.rules import Rules
+from marty_msf.worker.relay.shared import Shared
+
+logger = logging.getLogger(__name__)
+
+#: Aggregates looked at in one pass, and events of each.
+HEADS: Final = 200
+CHAIN: Final = 500
+COPIES: Final = 100
+#: Between two looks for a topic that is missing.
+MISSING_SECONDS: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPass:
+    """What one pass did."""
+
+    published: int = 0
+    died: int = 0
+    #: Whether nothing was due.
+    idle: bool = True
+
+
+@dataclass(slots=True)
+class _Outcome:
+    sent: set[int] = field(default_factory=set)
+    refused: dict[int, Refusal] = field(default_factory=dict)
+
+
+class HeldSender:
+    """Works on the held events of this process's lanes."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        connect: Callable[[], KafkaProducer],
+        *,
+        scope: str,
+        holder: str,
+        resource: str,
+        rules: Rules,
+        shared: Shared,
+        dead_letter_topic: str | None,
+    ) -> None:
+        self._pool = pool
+        self._connect = connect
+        self._producer: KafkaProducer | None = None
+        self._scope = scope
+        self._holder = holder
+        self._resource = resource
+        self._rules = rules
+        self._shared = shared
+        self._topic = dead_letter_topic
+        self._encoder = Encoder(shared.database)
+        #: Aggregates, or single events, whose events go one at a time.
+        self._alone: set[str | int] = set()
+
+    async def stop(self) -> None:
+        """End the session."""
+        if self._producer is not None:
+            producer, self._producer = self._producer, None
+            await producer.stop()
+
+    async def run_once(self) -> HeldPass:
+        """Send what is due and write down what became of it. Raises BrokerUnavailable, DatabaseUnavailable, LeaseLost."""
+        async with self._shared.sending_held:
+            epochs = dict(self._shared.epochs)
+            if not epochs:
+                return HeldPass()
+            await self._look_for_topics()
+            with translate():
+                async with self._pool.acquire() as conn:
+                    rows = await outbox_held.due(conn, epochs, self._shared.missing, HEADS, CHAIN)
+            outcome = _Outcome()
+            try:
+                await self._send(_sendable(rows), outcome)
+            finally:
+                settled = await to_its_end(self._settle(rows, outcome, epochs))
+            copied = await self._copy(epochs)
+        return HeldPass(settled.published, sum(settled.dead.values()), not (rows or copied))
+
+    async def _look_for_topics(self) -> None:
+        """Whether topics that were missing are there now; what waits for them is due at once."""
+        if topics := self._shared.to_look_for(time.monotonic()):
+            partitions = await (await self._session()).partitions(topics)
+            for topic, count in partitions.items():
+                if count:
+                    del self._shared.missing[topic]
+                else:
+                    self._shared.miss(topic, MISSING_SECONDS)
+
+    async def _send(self, chains: Sequence[Sequence[asyncpg.Record]], outcome: _Outcome) -> None:
+        if not chains:
+            return
+        producer = await self._session()
+        partitions = await producer.partitions({row[TOPIC] for chain in chains for row in chain})
+        for topic, count in partitions.items():
+            if not count:
+                self._shared.miss(topic, MISSING_SECONDS)
+        together: list[asyncpg.Record] = []
+        for chain in chains:
+            there = list(takewhile(lambda row: row[TOPIC] not in self._shared.missing, chain))
+            if _name(chain[0]) in self._alone or chain[0]["attempts"] > 0:
+                await self._one_by_one(there, partitions, outcome)
+            else:
+                together += there
+        if together:
+            together.sort(key=lambda row: row[ID])
+            await self._all_at_once(together, partitions, outcome)
+
+    async def _all_at_once(
+        self, rows: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
+    ) -> None:
+        producer = await self._session()
+        placed = {tp: iter(part) for tp, part in self._encoder.placed(rows, partitions).items()}
+        for sent in await producer.send(self._encoder.encode(rows, partitions)):
+            part = [next(placed[sent.topic, sent.partition]) for _ in range(sent.records)]
+            try:
+                await producer.acknowledged([sent])
+            except (PoisonEvent, PoisonBatch, TopicUnavailable, BrokerUnavailable) as error:
+                # One at a time from now on; what is behind in the same session is in doubt too.
+                self._alone.update(map(_name, rows))
+                await self.stop()
+                if isinstance(error, BrokerUnavailable) and not isinstance(error, BatchTooLarge):
+                    raise
+                return
+            outcome.sent.update(row[ID] for row in part)
+
+    async def _one_by_one(
+        self, chain: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
+    ) -> None:
+        for row in chain:
+            producer = await self._session()
+            try:
+                await producer.acknowledged(await producer.send(self._encoder.encode([row], partitions)))
+            except PoisonEvent as error:
+                await self.stop()
+                outcome.refused[row[ID]] = self._rules.refusal(row, row["attempts"] + 1, error, row["max_attempts"])
+                return
+            except TopicUnavailable:
+                await self.stop()
+                self._shared.miss(row[TOPIC], self._rules.attempts.max_backoff_ms / 1000)
+                return
+            except BrokerUnavailable:
+                await self.stop()
+                raise
+            outcome.sent.add(row[ID])
+        if chain:
+            self._alone.discard(_name(chain[0]))
+
+    async def _settle(
+        self, rows: Sequence[asyncpg.Record], outcome: _Outcome, epochs: Mapping[int, int]
+    ) -> outbox_held.Settled:
+        touched = [row for row in rows if row[ID] in outcome.sent or row[ID] in outcome.refused]
+        if not touched:
+            return outbox_held.Settled((), {}, {}, 0)
+        lanes = {row[LANE]: epochs[row[LANE]] for row in touched}
+        before = self._shared.keys.times((row[LANE], row[AGGREGATE_ID]) for row in touched if row["in_order"])
+        with translate():
+            async with self._shared.writing, self._pool.acquire() as conn, conn.transaction():
+                await fence(conn, self._scope, self._holder, lanes)
+                await outbox_position.check_owner(conn, self._resource)
+                await outbox_held.lock(conn, lanes)
+                settled = await outbox_held.settle(
+                    conn, outcome.sent, outcome.refused, dead_block=self._rules.dead_block
+                )
+        self._shared.keys.released(settled.free, before, settled.held, settled.dead)
+        return settled
+
+    async def _copy(self, epochs: Mapping[int, int]) -> bool:
+        """Send dead letters to their topic; at least once each."""
+        if self._topic is None or self._topic in self._shared.missing:
+            return False
+        with translate():
+            async with self._pool.acquire() as conn:
+                rows = await outbox_held.uncopied(conn, epochs, COPIES)
+        if not rows:
+            return False
+        producer = await self._session()
+        partitions = await producer.partitions([self._topic])
+        if not partitions[self._topic]:
+            self._shared.miss(self._topic, MISSING_SECONDS)
+            return False
+        try:
+            for row in rows:
+                await producer.acknowledged(await producer.send(self._as_dead_letter(row, partitions)))
+        except (PoisonEvent, PoisonBatch) as error:
+            logger.warning("dead letter %d stays in the database only: %s", row[ID], error)
+            await self.stop()
+        with translate():
+            async with self._pool.acquire() as conn:
+                await outbox_held.mark_copied(conn, [row[ID] for row in rows[: rows.index(row) + 1]])
+        return True
+
+    def _as_dead_letter(
+        self, row: asyncpg.Record, partitions: Mapping[str, int]
+    ) -> Mapping[tuple[str, int], Sequence[Message]]:
+        """The event as it was, for the dead-letter topic, with why and when it was given up."""
+        assert self._topic is not None
+        (((topic, partition), [(key, payload, headers)]),) = self._encoder.encode(
+            [row], {row[TOPIC]: partitions[self._topic]}
+        ).items()
+        return {(self._topic, partition): [(key, payload, [*headers, *_death(row, topic)])]}
+
+    async def _session(self) -> KafkaProducer:
+        if self._producer is None:
+            producer = self._connect()
+            await producer.start()
+            self._producer = producer
+        return self._producer
+
+
+def _death(row: asyncpg.Record, topic: str) -> Headers:
+    values = {
+        "marty-original-topic": topic,
+        "marty-error": row["error"] or "",
+        "marty-cause": row["cause"] or "",
+        "marty-attempts": str(row["attempts"]),
+        "marty-first-failed-at": row["first_failed_at"].isoformat(),
+        "marty-last-failed-at": row["last_failed_at"].isoformat(),
+    }
+    return [(name, value.encode()) for name, value in values.items()]
+
+
+def _name(row: asyncpg.Record) -> str | int:
+    """An aggregate's events share it."""
+    name: str | int = row[AGGREGATE_ID] if row["in_order"] else row[ID]
+    return name
+
+
+def _sendable(rows: Sequence[asyncpg.Record]) -> Sequence[Sequence[asyncpg.Record]]:
+    """Per aggregate what may go now: from the first on, up to one that is dead or whose time has not come."""
+    chains: dict[str | int, list[asyncpg.Record]] = {}
+    ended: set[str | int] = set()
+    for row in rows:
+        name = _name(row)
+        if name in ended:
+            continue
+        if row["state"] == "Dead" or row["delayed"] or (name not in chains and not row["first"]):
+            ended.add(name)
+            continue
+        chains.setdefault(name, []).append(row)
+    return list(chains.values())

@@ -1,0 +1,85 @@
+"""Events that go out before older ones: found while more is waiting than one read brings.
+
+The unit is the aggregate: all that is waiting of one with an urgent event goes out, in order, so that an urgent event
+overtakes strangers only. What went ahead is remembered until the position comes by, and the position comes by in its own
+turns, so that nothing waits for ever.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+from typing import Final
+
+import asyncpg
+
+from marty_msf.core.outbox.turns import Turns
+from marty_msf.core.windows import Positions
+from marty_msf.store import outbox_urgent
+from marty_msf.store.outbox_urgent import Seen
+from marty_msf.worker.relay.batch import EXTRAS, Row, extras
+from marty_msf.worker.relay.shared import Shared
+from marty_msf.worker.relay.work import Level
+
+#: Events ahead of the position at most: each is remembered, here and in the database.
+AHEAD_AT_MOST: Final = 20_000
+#: Aggregates, and events, that go out together.
+AGGREGATES: Final = 200
+EVENTS: Final = 1_000
+#: Of what is read, how much is looked at for events of low priority.
+SAMPLE: Final = 200
+STATEMENTS: Final = {Level.HIGH: outbox_urgent.HIGH, Level.NORMAL: outbox_urgent.NORMAL}
+
+
+class Urgent:
+    """Whose turn it is, and where urgent events are."""
+
+    def __init__(self, weights: Mapping[Level, int]) -> None:
+        self._turns = Turns(weights)
+        self._seen: dict[Level, Seen] = {}
+        #: Level -> aggregates (lane, id), or single events without one, that have urgent events; in order of arrival.
+        self._found: dict[Level, dict[tuple[int, str | int], None]] = {level: {} for level in STATEMENTS}
+
+    def reset(self) -> None:
+        """Look again from where the lanes stand."""
+        self._seen.clear()
+        for found in self._found.values():
+            found.clear()
+
+    def next(self, waiting: Collection[Level]) -> Level | None:
+        """Whose turn it is; None when nothing is waiting."""
+        return self._turns.next(waiting) if waiting else None
+
+    async def read(
+        self, conn: asyncpg.Connection, sent: Positions, oldest: Sequence[Row], shared: Shared
+    ) -> Sequence[tuple[Level, Sequence[Row]]]:
+        """What may go out before `oldest`, by level. Several statements, each with a snapshot of its own."""
+        levels = [Level.HIGH, Level.NORMAL] if _has_low(oldest) else [Level.HIGH]
+        batches = []
+        for level in levels:
+            if len(shared.ahead) >= AHEAD_AT_MOST:
+                break
+            found = await outbox_urgent.urgent(conn, STATEMENTS[level], self._seen.get(level, Seen()), sent)
+            self._seen[level] = found.seen
+            self._found[level].update(
+                ((event["lane"], event["aggregate_id"] or event["id"]), None)
+                for event in found.events
+                if event["lane"] in sent
+            )
+            if chosen := list(islice(self._found[level], AGGREGATES)):
+                names = [name for _, name in chosen]
+                rows, complete = await outbox_urgent.waiting(
+                    conn,
+                    [name for name in names if isinstance(name, str)],
+                    [name for name in names if isinstance(name, int)],
+                    sent,
+                    shared.ahead.ids(),
+                    EVENTS,
+                )
+                if complete:
+                    for key in chosen:
+                        del self._found[level][key]
+                batches.append((level, [row for row in rows if row[1] in sent]))
+        return batches
+
+
+def _has_low(rows: Sequence[Row]) -> bool:
+    return any(row[EXTRAS] is not None and extras(row[EXTRAS])["priority"] == 0 for row in rows[:SAMPLE])
