@@ -1,0 +1,35 @@
+from marty_msf.core.outbox.batch_size import LATE_SECONDS, PROMPT_SECONDS, BatchSize
+
+
+def test_full_batches_that_come_back_fast_grow_to_four_times_the_size_at_most() -> None:
+    size = BatchSize(500, 5000, adapts=True)
+    for _ in range(20):
+        size.acknowledged(size.now, PROMPT_SECONDS / 2)
+    assert size.now == 2000
+
+
+def test_no_batch_is_larger_than_what_is_read_at_once() -> None:
+    size = BatchSize(500, 600, adapts=True)
+    for _ in range(20):
+        size.acknowledged(size.now, 0)
+    assert size.now == 600
+
+
+def test_late_batches_shrink_to_a_quarter_at_most() -> None:
+    size = BatchSize(500, 5000, adapts=True)
+    for _ in range(20):
+        size.acknowledged(10, LATE_SECONDS * 2)
+    assert size.now == 125
+
+
+def test_batches_that_are_not_full_tell_nothing_about_larger_ones() -> None:
+    size = BatchSize(500, 5000, adapts=True)
+    size.acknowledged(499, 0)
+    assert size.now == 500
+
+
+def test_without_optimization_the_size_stays() -> None:
+    size = BatchSize(500, 5000, adapts=False)
+    size.acknowledged(500, 0)
+    size.acknowledged(500, 60)
+    assert size.now == 500
