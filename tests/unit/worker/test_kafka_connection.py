@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from marty_msf.core.errors import AuthenticationFailed, BrokerRefused, BrokerUnavailable, MartyError
-from marty_msf.core.resources.kafka import Kafka
+from marty_msf.core.resources.kafka import Compression, Kafka, Producer
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.kafka import connection_of
 from marty_msf.worker.board import reason_of
 from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.producer import Tuning
 
 
 def connection(directory: Path, **kafka: Any) -> KafkaConnection:
@@ -92,6 +93,12 @@ def test_what_is_missing_is_named_with_its_remedy(
         connection(tmp_path, **kafka).options()
     for text in says:
         assert text in str(refused.value)
+
+
+def test_a_resource_tunes_its_producer() -> None:
+    producer = Producer.model_validate({"lingerMs": 5, "batchBytes": 2048, "compression": "lz4"})
+    assert Tuning.of(producer) == Tuning(linger_ms=5, batch_bytes=2048, compression=Compression.LZ4)
+    assert Tuning.of(Producer()) == Tuning()
 
 
 def test_in_a_pod_the_secret_is_named() -> None:
