@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from marty_msf.core.resources.spec import Workload
 from marty_operator import secrets
@@ -10,18 +12,30 @@ from marty_operator.observation import Blocker, Reason
 from marty_operator.plan.files import code_config_map, named_secrets
 
 
-async def check(cluster: Cluster, namespace: str, spec: Workload) -> str | Blocker:
-    """A hash of the user's code, empty without any; or the first thing that is missing.
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What there is. The files of Secrets change in running pods by themselves, so few of them roll pods."""
 
-    The files of Secrets change in running pods by themselves, so only the code has a hash, which rolls them.
-    """
+    #: Of the user's code; empty without any.
+    code_hash: str = ""
+    #: Values of the Secrets whose change rolls the pods, in the order of the spec: only to be hashed.
+    rolling: Sequence[str] = ()
+
+
+async def check(cluster: Cluster, namespace: str, spec: Workload) -> Inputs | Blocker:
+    """What the pods would find, or the first thing that is missing."""
+    rolling: list[str] = []
     for secret in named_secrets(spec):
         found = await secrets.read_reference(cluster, namespace, secret.reference, secret.path)
         if isinstance(found, Blocker):
-            return found
+            if not secret.optional:
+                return found
+            found = ""
+        if secret.rolls:
+            rolling.append(found)
     name = code_config_map(spec)
     if name is None:
-        return ""
+        return Inputs(rolling=rolling)
     code = await cluster.get("ConfigMap", namespace, name)
     if code is None:
         return Blocker(
@@ -30,4 +44,4 @@ async def check(cluster: Cluster, namespace: str, spec: Workload) -> str | Block
             " create it or correct the name",
         )
     texts = json.dumps([code.get("data"), code.get("binaryData")], sort_keys=True)
-    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+    return Inputs(hashlib.sha256(texts.encode()).hexdigest()[:16], rolling)

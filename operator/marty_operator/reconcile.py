@@ -156,9 +156,9 @@ class Reconciler:
             url = await secrets.read_reference(self._cluster, namespace, reference, "spec.database.urlSecretRef")
             if isinstance(url, Blocker):
                 return migration, plan.blocker or url, None
-            code = await inputs.check(self._cluster, namespace, plan.config.spec)
-            if isinstance(code, Blocker):
-                return migration, plan.blocker or code, None
+            found = await inputs.check(self._cluster, namespace, plan.config.spec)
+            if isinstance(found, Blocker):
+                return migration, plan.blocker or found, None
             await self.applier.check_names(resource)
             if plan.replicas:
                 memory.migration = self._migrations.name(url)
@@ -169,9 +169,9 @@ class Reconciler:
                 owner_reference=resource.owner_reference,
                 config=plan.config,
                 replicas=plan.replicas,
-                secrets_hash=self._hasher(url, memory.token),
+                secrets_hash=self._hasher(url, memory.token, *found.rolling),
                 image=image_of(plan.config.spec, self._image),
-                code_hash=code,
+                code_hash=found.code_hash,
             )
             return migration, plan.blocker, await self.applier.bring(desired)
         except NameTaken as error:

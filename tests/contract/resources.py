@@ -86,6 +86,18 @@ CALLING = _resource(
     },
 )
 RELAY = _resource("OutboxRelay", "shop", {"kafka": _KAFKA})
+SECURE = _resource(
+    "OutboxRelay",
+    "secure",
+    {
+        "kafka": {
+            **_KAFKA,
+            "tls": {"trustedCertificates": [{"secretName": "main-cluster-ca-cert"}]},
+            "authentication": {"type": "scram-sha-512", "secretRef": {"name": "shop-user"}},
+            "producer": {"compression": "zstd", "lingerMs": 5},
+        }
+    },
+)
 PROJECTION = _resource(
     "Projection",
     "order-summary",

@@ -7,7 +7,19 @@ from pydantic import ValidationError
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import KINDS
-from tests.contract.resources import CALLING, GROUPED, PROJECTION, RELAY, SAGA, Resource, Spoil, change, remove, spoiled
+from tests.contract.resources import (
+    CALLING,
+    GROUPED,
+    PROJECTION,
+    RELAY,
+    SAGA,
+    SECURE,
+    Resource,
+    Spoil,
+    change,
+    remove,
+    spoiled,
+)
 from tests.support.cluster import Cluster
 
 PIVOT = {"name": "charge", "service": "payment", "action": "charge", "pivot": True}
@@ -323,6 +335,57 @@ BAD = {
         change("spec.kafka.bootstrapServers", "kafka:9092,b:99999"),
         "spec.kafka.bootstrapServers",
         "should match",
+    ),
+    "a client certificate without TLS": Bad(
+        RELAY,
+        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}}),
+        "spec.kafka.authentication",
+        "a client shows its certificate over TLS only, but spec.kafka.tls is missing: add it",
+    ),
+    "a client certificate of a projection without TLS": Bad(
+        PROJECTION,
+        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}}),
+        "spec.kafka.authentication",
+        "a client shows its certificate over TLS only, but spec.kafka.tls is missing: add it",
+    ),
+    "a user name beside a client certificate": Bad(
+        SECURE,
+        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}, "username": "shop"}),
+        "spec.kafka.authentication.username",
+        "remove username, or use plain or a scram type",
+    ),
+    "a login without its secret": Bad(
+        SECURE,
+        change("spec.kafka.authentication", {"type": "plain"}),
+        "spec.kafka.authentication.secretRef",
+        "Required value",
+    ),
+    "a login of an unknown type": Bad(
+        SECURE,
+        change("spec.kafka.authentication.type", "oauth"),
+        "spec.kafka.authentication.type",
+        'supported values: "tls", "plain", "scram-sha-256", "scram-sha-512"',
+    ),
+    "an authority without its secret": Bad(
+        SECURE,
+        change("spec.kafka.tls.trustedCertificates", [{"certificate": "ca.crt"}]),
+        "spec.kafka.tls.trustedCertificates[0].secretName",
+        "Required value",
+    ),
+    "acknowledgements that lose events": Bad(
+        RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'
+    ),
+    "a compression that Kafka does not know": Bad(
+        RELAY,
+        change("spec.kafka.producer", {"compression": "brotli"}),
+        "spec.kafka.producer.compression",
+        'supported values: "none", "gzip", "snappy", "lz4", "zstd"',
+    ),
+    "a relay that lingers for long": Bad(
+        RELAY,
+        change("spec.kafka.producer", {"lingerMs": 5000}),
+        "spec.kafka.producer.lingerMs",
+        "less than or equal to 1000",
     ),
     "waits of a relay that descend": Bad(
         RELAY,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.cluster.test_operator import STEP, spec
 from tests.contract.operators import Operator
-from tests.support.space import REPORT_SECONDS, Space
+from tests.support.space import KAFKA, REPORT_SECONDS, Space
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -46,6 +46,32 @@ async def test_a_header_waits_for_its_secret_and_its_value_stays_there(space: Sp
     assert volume["projected"]["sources"] == [{"secret": {"name": "pay", "items": items}}]
     seen = await space.kubectl("get", "sagas,configmaps,deployments,events", "-o", "yaml")
     assert "very-secret" not in seen
+
+
+async def test_the_login_to_kafka_waits_for_its_secret_and_a_new_password_rolls_the_pods(
+    space: Space, private: Operator
+) -> None:
+    login = {"type": "scram-sha-512", "secretRef": {"name": "shop-user"}}
+    async with private.running():
+        await space.apply("Saga", "orders", saga(space, kafka={**KAFKA, "authentication": login}))
+        missing = await space.until_condition("Saga", "orders", "Reconciling", "True", "SecretNotFound", seconds=30)
+        assert missing["message"].startswith("spec.kafka.authentication.secretRef: Secret 'shop-user' does not exist")
+
+        await space.write_secret("shop-user", "password", "very-secret")
+        first = await template(space)
+        await space.write_secret("shop-user", "password", "more-secret")
+        second = await template(space, **first["metadata"]["annotations"])
+
+    assert second["spec"] == first["spec"]
+    changed = {
+        key
+        for key, value in first["metadata"]["annotations"].items()
+        if second["metadata"]["annotations"][key] != value
+    }
+    assert changed == {"marty.dev/secrets-hash"}
+    seen = await space.kubectl("get", "sagas,configmaps,deployments,events", "-o", "yaml")
+    assert "very-secret" not in seen
+    assert "more-secret" not in seen
 
 
 async def test_an_edit_of_the_code_rolls_the_pods(space: Space, private: Operator) -> None:

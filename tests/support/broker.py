@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,9 +21,9 @@ node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=HOST
-listeners=HOST://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=HOST://127.0.0.1:{port}
-listener.security.protocol.map=HOST:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={addresses},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={addresses}
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -37,20 +37,34 @@ broker.heartbeat.interval.ms=1000
 class Broker:
     """One broker process on a port of its own; its data stays when it is killed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, listeners: Mapping[str, str] | None = None, settings: str = "") -> None:
+        """Further `listeners` (name to security protocol) get ports of their own, and `settings` are added."""
         self._directory = directory
         self._process: asyncio.subprocess.Process | None = None
         self._port = free_port()
         self._controller = free_port()
         self._jars = kafka.jars(Layout.of_environment())
         shutil.copytree(self._jars.with_name(f"{self._jars.name}-formatted") / "data", directory / "data")
+        protocols = {"HOST": "PLAINTEXT", **(listeners or {})}
+        self._ports = {"HOST": self._port, **{name: free_port() for name in listeners or ()}}
+        addresses = ",".join(f"{name}://127.0.0.1:{port}" for name, port in self._ports.items())
         (directory / "kafka.properties").write_text(
-            CONFIG.format(port=self._port, controller=self._controller, data=directory / "data")
+            CONFIG.format(
+                addresses=addresses,
+                controller=self._controller,
+                data=directory / "data",
+                protocols=",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            )
+            + settings
         )
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self._port}"
+
+    def at(self, listener: str) -> str:
+        """`host:port` of one listener."""
+        return f"127.0.0.1:{self._ports[listener]}"
 
     async def start(self) -> None:
         """Start it and wait until it answers."""

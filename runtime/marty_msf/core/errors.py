@@ -1,5 +1,7 @@
 """Every error Marty raises on purpose. `retryable` says whether the same call may succeed later without a person's help."""
 
+from collections.abc import Iterable
+
 
 class MartyError(Exception):
     """Root of all errors of this project; the message names the path, the value and the remedy."""
@@ -70,10 +72,27 @@ class BatchTooLarge(BrokerUnavailable):
     """A topic takes smaller batches only; the next ones are smaller."""
 
 
+class BrokerRefused(BrokerUnavailable):
+    """Kafka is there, but not with this protocol, these certificates or this login: waiting does not help.
+
+    It is tried again all the same: a corrected Secret is read by the next connection.
+    """
+
+    retryable = False
+
+
+class AuthenticationFailed(BrokerRefused):
+    """Kafka does not believe who the client says it is, or wants to know."""
+
+
 class TopicUnavailable(MartyError):
-    """A Kafka topic is missing or forbidden to our principal."""
+    """A Kafka topic is missing or forbidden to our principal; `topics` are those it is about, as far as it is known."""
 
     retryable = True
+
+    def __init__(self, message: str, topics: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.topics = frozenset(topics)
 
 
 class PoisonEvent(MartyError):

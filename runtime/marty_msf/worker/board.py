@@ -6,6 +6,8 @@ from types import MappingProxyType
 from typing import Final
 
 from marty_msf.core.errors import (
+    AuthenticationFailed,
+    BrokerRefused,
     BrokerUnavailable,
     DatabaseUnavailable,
     HandlersUnusable,
@@ -29,6 +31,8 @@ REASONS: Final[Mapping[type[BaseException], ProblemReason]] = MappingProxyType(
         InvalidDatabaseUrl: ProblemReason.DATABASE_UNAVAILABLE,
         SchemaOutdated: ProblemReason.SCHEMA_OUTDATED,
         BrokerUnavailable: ProblemReason.BROKER_UNAVAILABLE,
+        BrokerRefused: ProblemReason.BROKER_UNAVAILABLE,
+        AuthenticationFailed: ProblemReason.BROKER_UNAVAILABLE,
         TopicUnavailable: ProblemReason.TOPIC_UNAVAILABLE,
         HandlersUnusable: ProblemReason.HANDLERS_UNUSABLE,
         ReadModelMismatch: ProblemReason.READ_MODEL_MISMATCH,

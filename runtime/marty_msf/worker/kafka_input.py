@@ -15,6 +15,7 @@ from marty_msf.core.errors import BrokerUnavailable, LeaseLost, MartyError, Pois
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import leases, positions
 from marty_msf.worker.backoff import pause
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.consumer import Consumer, Partition, Record
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_assignment import Assignment
@@ -41,11 +42,11 @@ class KafkaInput:
     """
 
     def __init__(
-        self, context: Context, *, role: str, bootstrap_servers: str, topics: Sequence[str], blocking: bool = True
+        self, context: Context, *, role: str, connection: KafkaConnection, topics: Sequence[str], blocking: bool = True
     ) -> None:
         self._context = context
         self._scope = f"{role}:{context.resource}"
-        self._servers = bootstrap_servers
+        self._connection = connection
         self._topics = sorted(set(topics))
         self._blocking = blocking
         self._partitions = Partitions()
@@ -55,6 +56,8 @@ class KafkaInput:
         self._asking = 0
         self._asked = asyncio.Event()
         self._failure: BrokerUnavailable | None = None
+        #: What fetches since the last look said of topics that may be described but not read.
+        self._forbidden: dict[str, TopicUnavailable] = {}
         self._failed = asyncio.Event()
         self._owners: dict[str, TopicOwner] = {}
         self._shown: set[ProblemReason] = set()
@@ -95,6 +98,10 @@ class KafkaInput:
             if self._consumer is consumer:
                 self._failure = error
                 self._failed.set()
+            return None
+        except TopicUnavailable as error:
+            self._forbidden[str(error)] = error
+            await self._wait(wait_seconds)
             return None
         finally:
             self._report_stopped()
@@ -146,7 +153,7 @@ class KafkaInput:
     async def lag(self) -> Lag:
         """Distance of all partitions, whoever owns them, from Kafka's real head. Raises BrokerUnavailable."""
         if self._consumer is None or not self.looked.is_set():
-            raise self._failure or BrokerUnavailable(f"Kafka at {self._servers} has not answered yet")
+            raise self._failure or BrokerUnavailable(f"Kafka at {self._connection.servers} has not answered yet")
         with self._ask():
             return await self._meter.read(self._consumer, self._topics, self._known)
 
@@ -174,7 +181,7 @@ class KafkaInput:
 
     async def _serve(self, stop: asyncio.Event) -> None:
         """One connection's life. Partitions are handed back when it ends: another worker may still reach Kafka."""
-        consumer = Consumer(self._servers, self._context.holder)
+        consumer = Consumer(self._connection, self._context.holder)
         self._failure = None
         self._failed.clear()
         try:
@@ -207,8 +214,10 @@ class KafkaInput:
         found = await consumer.describe(self._topics)
         self._report(ProblemReason.BROKER_UNAVAILABLE, [], stopped=False)
         missing = [answer for answer in found.values() if isinstance(answer, TopicUnavailable)]
+        missing += self._forbidden.values()
+        self._forbidden.clear()
         # A topic beside the work stands for something of its own, a trigger; one input of several is not missed alone.
-        stopped = len(missing) == len(found) or not self._blocking
+        stopped = len(missing) >= len(found) or not self._blocking
         self._report(ProblemReason.TOPIC_UNAVAILABLE, missing, stopped=stopped)
         for topic in self._topics:
             answer = found[topic]

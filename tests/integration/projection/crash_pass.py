@@ -12,6 +12,7 @@ from typing import Any
 
 from marty_msf.core.resources.kinds import Role
 from marty_msf.store.database import open_pool
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.projection.projector import Projector
 from tests.integration.projection.support import BATCH, SCOPE, context, prepare, spec
@@ -45,7 +46,7 @@ async def work(url: str, bootstrap: str, topic: str, events: int, effects: Effec
     source = KafkaInput(
         context(_InputPool(pool, effects), "pod-1/a"),
         role=Role.PROJECTION.value,
-        bootstrap_servers=bootstrap,
+        connection=KafkaConnection(bootstrap),
         topics=[topic],
     )
     projector = Projector(recording, source, value, SCOPE)

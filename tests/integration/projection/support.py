@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -13,11 +14,12 @@ from prometheus_client import CollectorRegistry
 
 from marty_msf.core.resources.kinds import Role
 from marty_msf.core.resources.projection import ProjectionSpec
-from marty_msf.core.worker_config import ProjectionConfig
+from marty_msf.core.worker_config import SECRETS_DIRECTORY, ProjectionConfig
 from marty_msf.store import positions, read_model
 from marty_msf.store.database import open_pool
 from marty_msf.store.read_model import Table
 from marty_msf.worker.board import Board
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.projection.projector import Pass, Projector
 from marty_msf.worker.role import Context
@@ -144,7 +146,12 @@ async def prepare(pool: asyncpg.Pool, value: ProjectionSpec) -> None:
 
 @asynccontextmanager
 async def projecting(
-    url: str, value: ProjectionSpec, holder: str = "pod-1/a", *, drive: bool = True
+    url: str,
+    value: ProjectionSpec,
+    holder: str = "pod-1/a",
+    *,
+    drive: bool = True,
+    secrets: Path = Path(SECRETS_DIRECTORY),
 ) -> AsyncIterator[Running]:
     """A worker in this process; `drive=False` leaves the passes to the test. Ends gracefully."""
     pool = await open_pool(url, 6, holder)
@@ -154,7 +161,7 @@ async def projecting(
         kafka = KafkaInput(
             own,
             role=Role.PROJECTION.value,
-            bootstrap_servers=value.kafka.bootstrap_servers,
+            connection=KafkaConnection.of(value.kafka, secrets),
             topics=value.source.kafka.topics,
         )
         projector = Projector(pool, kafka, value, SCOPE)

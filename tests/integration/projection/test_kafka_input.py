@@ -15,6 +15,7 @@ from confluent_kafka.cimpl import NewPartitions
 from marty_msf.core.errors import BrokerUnavailable
 from marty_msf.core.worker_status import Problem, ProblemReason
 from marty_msf.store.database import open_pool
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.kafka_input import KafkaInput
 from tests.integration.projection.support import (
     SCOPE,
@@ -91,7 +92,7 @@ async def test_a_broker_that_does_not_answer_is_named_and_retried(postgres_url: 
     servers = f"127.0.0.1:{free_port()}"
     pool = await open_pool(postgres_url, 2, "test")
     own = context(pool, "pod-1/a")
-    source = KafkaInput(own, role="projection", bootstrap_servers=servers, topics=["orders"])
+    source = KafkaInput(own, role="projection", connection=KafkaConnection(servers), topics=["orders"])
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(source.run(stop))

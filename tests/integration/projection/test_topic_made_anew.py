@@ -11,6 +11,7 @@ from marty_msf.core.errors import LeaseLost
 from marty_msf.core.worker_status import Problem, ProblemReason
 from marty_msf.store import positions
 from marty_msf.store.database import open_pool
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.consumer import Consumer, Fetched
 from marty_msf.worker.kafka_assignment import Assignment
 from marty_msf.worker.kafka_partitions import Partitions
@@ -85,7 +86,7 @@ async def test_events_fetched_from_the_new_topic_are_not_given_out_under_the_old
     topic = topic_factory("orders", partitions=1)
     publish(kafka_bootstrap, topic, [created(1), created(2)])
     pool = await open_pool(postgres_url, 2, "test")
-    consumer = Consumer(kafka_bootstrap, "test")
+    consumer = Consumer(KafkaConnection(kafka_bootstrap), "test")
     await consumer.start()
     partitions = Partitions()
     partitions.gained({(topic, 0): 1})

@@ -12,6 +12,7 @@ from marty_msf.core.lanes import LANES
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.store import leases, outbox_position
 from marty_msf.store.database import open_pool
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.pipeline import Relay
@@ -84,7 +85,7 @@ async def held_sender(
     """The sender of held events that belongs to a relay with this `shared`."""
     sender = HeldSender(
         pool,
-        lambda: KafkaProducer(bootstrap, {}),
+        lambda: KafkaProducer(KafkaConnection(bootstrap), {}),
         scope=SCOPE,
         holder=holder,
         resource=RESOURCE,
@@ -121,7 +122,7 @@ async def drain(relay: Relay) -> int:
 async def pool_and_producer(url: str, bootstrap: str) -> AsyncIterator[tuple[asyncpg.Pool, KafkaProducer]]:
     """Started, and closed at the end."""
     pool = await open_pool(url, 4, "test")
-    producer = KafkaProducer(bootstrap, {})
+    producer = KafkaProducer(KafkaConnection(bootstrap), {})
     await producer.start()
     try:
         yield pool, producer

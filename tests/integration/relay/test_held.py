@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from marty_msf.core.errors import BrokerUnavailable
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.pipeline import Relay
@@ -44,7 +45,7 @@ class Whole:
     async def publish(self) -> None:
         """Passes with new sessions after each refusal, until there is nothing to do now."""
         for _ in range(30):
-            producer = KafkaProducer(self.bootstrap, self.limits)
+            producer = KafkaProducer(KafkaConnection(self.bootstrap), self.limits)
             await producer.start()
             await self.relay.restart(producer)
             try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from marty_msf.core.errors import BrokerUnavailable, MartyError, PoisonEvent
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer
 from tests.support.kafka import read_topic
 
@@ -34,7 +35,7 @@ async def test_nothing_gets_in_behind_a_refused_batch(kafka_bootstrap: str, topi
     small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
     other = topic_factory("other", partitions=OTHERS)
     for _ in range(SESSIONS):
-        producer, stop = KafkaProducer(kafka_bootstrap, {}), asyncio.Event()
+        producer, stop = KafkaProducer(KafkaConnection(kafka_bootstrap), {}), asyncio.Event()
         await producer.start()
         waking = asyncio.create_task(keep_waking(producer, other, stop))
         try:

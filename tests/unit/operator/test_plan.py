@@ -12,7 +12,7 @@ from marty_operator.plan import labels
 from marty_operator.plan.migration import migration_job, migration_name
 from marty_operator.plan.workload import CONFIG_FILE, deployment, image_of, objects, token_secret, wanted_replicas
 from marty_operator.validation import parse_spec
-from tests.unit.operator.examples import IMAGE, KINDS, desired, resource
+from tests.unit.operator.examples import IMAGE, KAFKA, KINDS, desired, resource
 
 
 def template(manifest: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +107,38 @@ def test_secrets_of_steps_are_files_of_the_pods_and_stand_in_nothing_else() -> N
     ]
     mount = {"name": "secrets", "mountPath": "/etc/marty-secrets", "readOnly": True}
     assert mount in pod["containers"][0]["volumeMounts"]
+
+
+SCRAM = {"type": "scram-sha-512", "secretRef": {"name": "shop-user"}}
+TLS = {"trustedCertificates": [{"secretName": "main-cluster-ca-cert"}]}
+
+
+def sources(kind: str, **kafka: Any) -> list[dict[str, Any]]:
+    pod = template(deployment(desired(kind, kafka={**KAFKA, **kafka})))["spec"]
+    mount = {"name": "secrets", "mountPath": "/etc/marty-secrets", "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    volume = next(volume for volume in pod["volumes"] if volume["name"] == "secrets")
+    return [source["secret"] for source in volume["projected"]["sources"]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_login_to_kafka_and_its_authorities_are_files_of_the_pods_of_every_kind(kind: str) -> None:
+    name = {"name": "shop-user", "items": [{"key": "username", "path": "shop-user/username"}], "optional": True}
+    assert sources(kind, tls=TLS, authentication=SCRAM) == [
+        {"name": "main-cluster-ca-cert", "items": [{"key": "ca.crt", "path": "main-cluster-ca-cert/ca.crt"}]},
+        {"name": "shop-user", "items": [{"key": "password", "path": "shop-user/password"}]},
+        name,
+    ], "a KafkaUser of Strimzi has no key username: the pods must start without it"
+
+
+def test_a_user_name_in_the_spec_is_not_looked_for_in_the_secret() -> None:
+    found = sources("OutboxRelay", authentication={**SCRAM, "type": "plain", "username": "shop"})
+    assert found == [{"name": "shop-user", "items": [{"key": "password", "path": "shop-user/password"}]}]
+
+
+def test_a_client_certificate_and_its_key_are_files_of_the_pods() -> None:
+    (found,) = sources("Projection", tls={}, authentication={"type": "tls", "secretRef": {"name": "shop-user"}})
+    assert [item["path"] for item in found["items"]] == ["shop-user/user.crt", "shop-user/user.key"]
 
 
 OWN_CODE: dict[str, Any] = {

@@ -61,6 +61,12 @@ def test_good_specs_are_accepted(kind: str) -> None:
         ("Saga", {"semanticLock": {"keys": ["a", "b +"]}}, "spec.semanticLock.keys[1]"),
         ("Saga", {"steps": [{**STEP, "condition": "ship.ok"}, {**STEP, "name": "ship"}]}, "spec.steps[0].condition"),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
+        (
+            "Saga",
+            {"kafka": {"bootstrapServers": "k:9", "authentication": {"type": "tls", "secretRef": {"name": "u"}}}},
+            "spec.kafka.authentication",
+        ),
+        ("OutboxRelay", {"kafka": {"bootstrapServers": "k:9", "producer": {"acks": "0"}}}, "spec.kafka.producer.acks"),
         ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),
         ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),
     ],

@@ -99,6 +99,9 @@ class _Converter:
                 if len(others) != 1 or len(source["anyOf"]) != 2:
                     raise NotStructural(path, "is a union", "use one type, or one type and None")
                 source = others[0] | {key: value for key, value in source.items() if key != "anyOf"}
+            elif "const" in source:
+                # pydantic's form of a set of one; a CRD has no `const`.
+                source = {"enum": [source["const"]], **{key: value for key, value in source.items() if key != "const"}}
             else:
                 return source, parents
 

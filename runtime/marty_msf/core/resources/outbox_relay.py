@@ -7,7 +7,8 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.resources.spec import Kafka, Model, Rule, Topic, Workload, check_waits, waits_ascend
+from marty_msf.core.resources.kafka import ProducingKafka
+from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
 
 
 class Blocking(StrEnum):
@@ -74,7 +75,7 @@ class Priorities(Model):
 class OutboxRelaySpec(Workload):
     """Where the outbox is and how it is drained."""
 
-    kafka: Kafka = Field(description="Where the events go.")
+    kafka: ProducingKafka = Field(description="Where the events go.")
     batch_size: int = Field(
         500,
         ge=1,

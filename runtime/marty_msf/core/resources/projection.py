@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.kafka import Kafka
 from marty_msf.core.resources.spec import (
     EventType,
     Expression,
     Identifier,
-    Kafka,
     Model,
     Rule,
     Topic,

@@ -7,12 +7,12 @@ from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.code import Runtime
+from marty_msf.core.resources.kafka import Kafka
 from marty_msf.core.resources.saga_step import CircuitBreaker, Step, check_step
 from marty_msf.core.resources.semantic_lock import SemanticLock, check_lock
 from marty_msf.core.resources.spec import (
     EventType,
     Expression,
-    Kafka,
     Model,
     Retry,
     Rule,

@@ -133,17 +133,6 @@ class Database(Model):
     pool_size: int = Field(8, ge=2, le=100, description="Connections each pod keeps open at most.")
 
 
-class Kafka(Model):
-    """The team's own Kafka."""
-
-    bootstrap_servers: str = Field(
-        min_length=3,
-        max_length=2048,
-        pattern=BOOTSTRAP,
-        description="host:port of one or more brokers, separated by commas.",
-    )
-
-
 def waits_ascend(first: str) -> Rule:
     """The rule that no first wait is longer than the longest; `check_waits` says the same in Python.
 

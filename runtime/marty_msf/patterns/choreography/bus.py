@@ -22,6 +22,7 @@ from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
 from marty_msf.patterns.choreography.running import Running
 from marty_msf.patterns.database import opened
+from marty_msf.patterns.kafka import NOWHERE, connection_of
 from marty_msf.patterns.settings import from_process
 from marty_msf.store import inbox, outbox_enqueue
 from marty_msf.store.database import translate
@@ -52,6 +53,7 @@ class EventBus:
         *,
         reads: Collection[str] | None = None,
         bootstrap_servers: str | None = None,
+        kafka_security: Mapping[str, object] | None = None,
         database_url: str | None = None,
         retries: Retries | None = None,
         handler_timeout_seconds: float = 30,
@@ -61,8 +63,9 @@ class EventBus:
     ) -> None:
         """`topic` is what `publish` writes to; `reads` are the topics whose events are handled, by default the same.
 
-        `bootstrap_servers` is by default MARTY_KAFKA_BOOTSTRAP_SERVERS and only needed for handling; the database is
-        found as SagaOrchestrator finds it. Handled events are remembered for `remember_hours`: longer than any
+        `bootstrap_servers` is by default MARTY_KAFKA_BOOTSTRAP_SERVERS and only needed for handling; `kafka_security`
+        holds security_protocol, sasl_mechanism, sasl_plain_username, sasl_plain_password, ssl_cafile, ssl_certfile and
+        ssl_keyfile, as create_kafka_message_broker takes them. The database is found as SagaOrchestrator finds it. Handled events are remembered for `remember_hours`: longer than any
         redelivery. `concurrency` bounds the partitions handled at once. Raises InvalidDefinition.
         """
         if not NAME.fullmatch(name):
@@ -73,6 +76,10 @@ class EventBus:
         self._topic = topic
         self._reads = sorted({topic} if reads is None else set(reads))
         self._bootstrap_servers = bootstrap_servers
+        self._kafka_security = dict(kafka_security or {})
+        if self._kafka_security:
+            # What is wrong with it is told here; the servers may be told later.
+            connection_of({"bootstrap_servers": bootstrap_servers or "kafka:9092", **self._kafka_security})
         self._database_url = database_url
         self._data_directory = data_directory
         self._retries = retries or Retries()
@@ -131,7 +138,9 @@ class EventBus:
             running = Running(
                 Context(pool, holder, resource, self._board, new_registry(self._board)),
                 self._handlers,
-                bootstrap_servers=servers or "",
+                connection=connection_of({"bootstrap_servers": servers, **self._kafka_security})
+                if servers
+                else NOWHERE,
                 topics=self._reads,
                 retries=self._retries,
                 timeout_seconds=self._timeout_seconds,

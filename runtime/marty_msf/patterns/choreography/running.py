@@ -11,6 +11,7 @@ from marty_msf.patterns.choreography.handling import EventHandler, HandlerFailed
 from marty_msf.store import inbox
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
@@ -30,7 +31,7 @@ class Running:
         context: Context,
         handlers: Mapping[str, Sequence[EventHandler]],
         *,
-        bootstrap_servers: str,
+        connection: KafkaConnection,
         topics: Sequence[str],
         retries: Retries,
         timeout_seconds: float,
@@ -41,7 +42,7 @@ class Running:
         #: Who has handled an event, in marty.inbox.
         self.consumer = f"{ROLE}:{context.resource}"
         self._handles = bool(handlers)
-        self._servers = bootstrap_servers
+        self._connection = connection
         self._topics = topics
         self._retries = retries
         self._remember_hours = remember_hours
@@ -64,7 +65,7 @@ class Running:
     async def run(self, stop: asyncio.Event) -> None:
         """Read and handle until `stop`. Raises DatabaseUnavailable; Kafka's problems are waited out."""
         self.context.board.clear(ProblemReason.DATABASE_UNAVAILABLE, ProblemReason.SCHEMA_OUTDATED)
-        kafka = KafkaInput(self.context, role=ROLE, bootstrap_servers=self._servers, topics=self._topics)
+        kafka = KafkaInput(self.context, role=ROLE, connection=self._connection, topics=self._topics)
         consumer = Consumer(
             self.context.pool,
             kafka,

@@ -9,7 +9,9 @@ from uuid import UUID
 from aiokafka import TopicPartition
 from aiokafka.errors import OffsetOutOfRangeError
 
-from marty_msf.core.errors import TopicUnavailable
+from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.diagnosis import diagnosis
 from marty_msf.worker.broker.errors import translate
 from marty_msf.worker.broker.reading_client import ReadingClient
 
@@ -59,10 +61,19 @@ class Consumer:
     All offsets are the caller's; nothing is stored in Kafka. Only records of committed Kafka transactions are read.
     """
 
-    def __init__(self, bootstrap_servers: str, client_id: str) -> None:
-        self._client = ReadingClient(
-            bootstrap_servers=bootstrap_servers.split(","),
-            client_id=client_id,
+    def __init__(self, connection: KafkaConnection, client_id: str) -> None:
+        self._connection = connection
+        self._client_id = client_id
+        self._made: ReadingClient | None = None
+        self._assigned: Collection[TopicPartition] = ()
+        #: Who led each partition when it was assigned.
+        self._leaders: Mapping[Partition, int | None] = {}
+
+    async def start(self) -> None:
+        """Connect. Raises BrokerUnavailable, BrokerRefused; call `stop` in any case."""
+        self._made = ReadingClient(
+            **self._connection.options(),
+            client_id=self._client_id,
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -70,29 +81,33 @@ class Consumer:
             fetch_max_wait_ms=FETCH_WAIT_MS,
             request_timeout_ms=REQUEST_TIMEOUT_MS,
         )
-        self._assigned: Collection[TopicPartition] = ()
-        #: Who led each partition when it was assigned.
-        self._leaders: Mapping[Partition, int | None] = {}
-        self._servers = bootstrap_servers
-
-    async def start(self) -> None:
-        """Connect. Raises BrokerUnavailable; call `stop` in any case."""
-        with translate(self._servers):
-            await self._client.start()
+        try:
+            with translate(self._connection):
+                await self._made.start()
+        except BrokerUnavailable as error:
+            if found := await diagnosis(self._connection):
+                raise found from error
+            raise
 
     async def stop(self) -> None:
         """Close the connections."""
-        await self._client.stop()
+        if self._made:
+            await self._made.stop()
+
+    @property
+    def _client(self) -> ReadingClient:
+        assert self._made is not None, "the consumer was not started"
+        return self._made
 
     async def describe(self, topics: Sequence[str]) -> Mapping[str, Sequence[int] | TopicUnavailable]:
         """Partition numbers of each topic, or why it cannot be read. Raises BrokerUnavailable."""
-        with translate(self._servers):
+        with translate(self._connection):
             return await self._client.describe(topics)
 
     async def assign(self, offsets: Mapping[Partition, int], held: Collection[Partition]) -> None:
         """Read exactly these partitions from these offsets on, but nothing from those in `held`."""
         self._assigned = [TopicPartition(*partition) for partition in sorted(offsets)]
-        with translate(self._servers):
+        with translate(self._connection):
             if any(self._client.partitions_for_topic(topic) is None for topic, _ in offsets):
                 await self._client.refresh()
         self._leaders = {tuple(partition): self._client.leader(partition) for partition in self._assigned}
@@ -109,7 +124,7 @@ class Consumer:
         """Up to `max_records` records in offset order per partition; waits while there is none. May be empty."""
         out_of_range: Collection[Partition] = ()
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
-        with translate(self._servers):
+        with translate(self._connection):
             try:
                 batches = await self._client.getmany(timeout_ms=int(wait_seconds * 1000), max_records=max_records)
             except OffsetOutOfRangeError as error:
@@ -163,6 +178,6 @@ class Consumer:
         asked = [TopicPartition(*partition) for partition in partitions]
         if not asked:
             return {}
-        with translate(self._servers):
+        with translate(self._connection):
             offsets = await (self._client.beginning_offsets(asked) if first else self._client.end_offsets(asked))
         return {tuple(partition): offset for partition, offset in offsets.items()}

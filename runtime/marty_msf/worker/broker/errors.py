@@ -1,11 +1,12 @@
 """The translation of aiokafka's errors into ours, shared by producer and consumer."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from aiokafka.errors import (
     BrokerResponseError,
+    ClusterAuthorizationFailedError,
     ConsumerStoppedError,
     CorruptRecordException,
     InvalidTimestampError,
@@ -18,7 +19,21 @@ from aiokafka.errors import (
     kafka_errors,
 )
 
-from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
+from marty_msf.core.errors import BrokerRefused, BrokerUnavailable, TopicUnavailable
+from marty_msf.worker.broker.connection import KafkaConnection
+
+READ: Final = "Read and Describe"
+WRITE: Final = "Write and Describe"
+
+
+def missing_topic(topic: str) -> str:
+    """What to say of a topic that is not there."""
+    return f"Kafka topic {topic!r} does not exist: create it or correct the name"
+
+
+def forbidden_topic(topic: str, rights: str) -> str:
+    """What to say of a topic that this client may not use; `rights` as in `Read and Describe`."""
+    return f"Kafka topic {topic!r} is forbidden to this client: grant it {rights} on the topic"
 
 
 class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka ships no types
@@ -43,16 +58,42 @@ RECORD_REFUSED: Final = (
 
 
 @contextmanager
-def translate(servers: str) -> Iterator[None]:
-    """Turn what the client raises into BrokerUnavailable or TopicUnavailable."""
+def translate(connection: KafkaConnection, topic: str | None = None, rights: str = READ) -> Iterator[None]:
+    """Turn what the client raises into BrokerUnavailable, BrokerRefused or TopicUnavailable.
+
+    `topic` is what the call was about, where the error does not say; `rights` are those that the call needs.
+    """
     try:
         yield
-    except (UnknownTopicOrPartitionError, TopicAuthorizationFailedError) as error:
+    except UnknownTopicOrPartitionError as error:
+        topics = _topics(error, topic)
         raise TopicUnavailable(
-            f"a Kafka topic is missing or forbidden: {error}: create it or grant the rights"
+            "; ".join(map(missing_topic, topics)) or f"a Kafka topic is missing: {error}: create it", topics
+        ) from error
+    except TopicAuthorizationFailedError as error:
+        topics = _topics(error, topic)
+        raise TopicUnavailable(
+            "; ".join(forbidden_topic(it, rights) for it in topics)
+            or f"a Kafka topic is forbidden: {error}: grant {rights} on it",
+            topics,
+        ) from error
+    except ClusterAuthorizationFailedError as error:
+        raise BrokerRefused(
+            f"{connection.names.login}: Kafka allows no idempotent writing to {connection.user}: grant it Write on"
+            " the topics (or, before Kafka 2.8, IdempotentWrite on the cluster)"
         ) from error
     except (KafkaError, ConsumerStoppedError, OSError, TimeoutError) as error:
         raise BrokerUnavailable(
-            f"Kafka at {servers} does not answer: {error or type(error).__name__}:"
-            " it is retried; check spec.kafka.bootstrapServers and the network"
+            f"Kafka at {connection.servers} does not answer: {error or type(error).__name__}:"
+            f" it is retried; check {connection.names.servers} and the network"
         ) from error
+
+
+def _topics(error: KafkaError, topic: str | None) -> Sequence[str]:
+    """aiokafka names a topic, several of them, or none."""
+    named = error.args[0] if error.args else None
+    if isinstance(named, str):
+        return [named]
+    if isinstance(named, Collection) and named and all(isinstance(it, str) for it in named):
+        return sorted(named)
+    return [topic] if topic else []

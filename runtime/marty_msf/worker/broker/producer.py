@@ -4,17 +4,27 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from marty_msf.core.cloudevents import Headers
-from marty_msf.core.errors import BatchTooLarge, MartyError, PoisonBatch, PoisonEvent, TopicUnavailable
-from marty_msf.worker.broker.errors import RECORD_REFUSED, translate
+from marty_msf.core.errors import (
+    BatchTooLarge,
+    BrokerRefused,
+    BrokerUnavailable,
+    MartyError,
+    PoisonBatch,
+    PoisonEvent,
+    TopicUnavailable,
+)
+from marty_msf.core.resources import kafka
+from marty_msf.core.resources.kafka import BATCH_BYTES, Compression
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.diagnosis import diagnosis
+from marty_msf.worker.broker.errors import RECORD_REFUSED, WRITE, forbidden_topic, missing_topic, translate
 
-#: Below the broker's default message.max.bytes of 1,048,588, which bounds a record batch.
-BATCH_BYTES: Final = 1_000_000
 ACKNOWLEDGE_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 10
 METADATA_MAX_AGE_MS: Final = 30_000
@@ -23,6 +33,26 @@ CLOSE_SECONDS: Final = 1
 Partition: TypeAlias = tuple[str, int]
 #: key, value, headers.
 Message: TypeAlias = tuple[bytes | None, bytes, Headers]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """How batches are made and sent; acks are always those of all replicas in sync, and idempotence is always on."""
+
+    #: How long a batch that is not full waits before it is sent.
+    linger_ms: int = 0
+    #: Of a record batch, before compression.
+    batch_bytes: int = BATCH_BYTES
+    compression: Compression = Compression.NONE
+    connections_max_idle_ms: int = 540_000
+
+    @classmethod
+    def of(cls, producer: kafka.Producer) -> Self:
+        """As a resource says."""
+        return cls(producer.linger_ms, producer.batch_bytes, producer.compression)
+
+
+DEFAULT_TUNING: Final = Tuning()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +92,11 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
             await self.client.force_metadata_update()
             found = self._metadata.partitions_for_topic(topic)
         return len(found or ())
+
+    @property
+    def forbidden(self) -> Collection[str]:
+        """Topics of which the broker says nothing to this client, as far as it was asked."""
+        return frozenset(self._metadata.unauthorized_topics)
 
     async def abandon(self) -> None:
         """End without flushing: `stop` of the base class waits for a broker that may never answer."""
@@ -118,45 +153,71 @@ class KafkaProducer:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        connection: KafkaConnection,
         batch_bytes: MutableMapping[str, int],
         client_id: str = "marty-relay",
         *,
+        tuning: Tuning = DEFAULT_TUNING,
         acknowledge_seconds: float = ACKNOWLEDGE_SECONDS,
     ) -> None:
-        self._servers = bootstrap_servers
+        self._connection = connection
         self._acknowledge_seconds = acknowledge_seconds
         self._batch_bytes = batch_bytes
-        self._client = _Client(
-            bootstrap_servers=bootstrap_servers,
-            client_id=client_id,
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=BATCH_BYTES,
-            # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
-            max_request_size=2**31 - 1,
-            linger_ms=0,
-            request_timeout_ms=round(acknowledge_seconds * 1000),
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-        )
+        self._client_id = client_id
+        self._tuning = tuning
+        self._made: _Client | None = None
         self._unacknowledged: set[asyncio.Future[Any]] = set()
         self._stopped = False
 
     async def start(self) -> None:
-        """Connect. Raises BrokerUnavailable, and leaves nothing open then."""
+        """Connect. Raises BrokerUnavailable, BrokerRefused, and leaves nothing open then."""
         try:
-            with translate(self._servers):
+            self._made = self._new()
+            with translate(self._connection, rights=WRITE):
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    await self._client.start()
+                    await self._made.start()
+        except BrokerUnavailable as error:
+            await self.stop()
+            if not isinstance(error, BrokerRefused) and (found := await diagnosis(self._connection)):
+                raise found from error
+            raise
         except BaseException:
             await self.stop()
             raise
 
+    def _new(self) -> _Client:
+        tuning = self._tuning
+        return _Client(
+            **self._connection.options(),
+            client_id=self._client_id,
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=tuning.batch_bytes,
+            # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
+            max_request_size=2**31 - 1,
+            linger_ms=tuning.linger_ms,
+            compression_type=None if tuning.compression is Compression.NONE else tuning.compression.value,
+            connections_max_idle_ms=tuning.connections_max_idle_ms,
+            request_timeout_ms=round(self._acknowledge_seconds * 1000),
+            metadata_max_age_ms=METADATA_MAX_AGE_MS,
+        )
+
+    @property
+    def _client(self) -> _Client:
+        assert self._made is not None, "the producer was not started"
+        return self._made
+
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
         """Partitions of each topic; 0 for one that is missing or forbidden to us."""
-        with translate(self._servers):
+        with translate(self._connection):
             async with asyncio.timeout(self._acknowledge_seconds):
                 return {topic: await self._client.describe(topic) for topic in topics}
+
+    def unavailable(self, topics: Collection[str]) -> TopicUnavailable:
+        """What is wrong with the topics of which `partitions` has told 0."""
+        forbidden = self._client.forbidden
+        says = [forbidden_topic(it, WRITE) if it in forbidden else missing_topic(it) for it in sorted(topics)]
+        return TopicUnavailable("; ".join(says), topics)
 
     async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]:
         """Hand messages to the broker, in order per partition; returns before they are acknowledged.
@@ -165,7 +226,7 @@ class KafkaProducer:
         """
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
-        with translate(self._servers):
+        with translate(self._connection):
             async with asyncio.timeout(self._acknowledge_seconds):
                 while waiting:
                     # One batch of each partition at a time: a partition takes the next one when its first is on its way.
@@ -186,13 +247,14 @@ class KafkaProducer:
         Raises BrokerUnavailable (their fate is unknown), TopicUnavailable, PoisonEvent for one record that its topic
         refuses, PoisonBatch for several of which it refuses one.
         """
-        with translate(self._servers):
+        with translate(self._connection):
             async with asyncio.timeout(self._acknowledge_seconds):
                 for batch in sent:
-                    try:
-                        await batch.acknowledged
-                    except RECORD_REFUSED as error:
-                        raise self._refused(batch, error) from error
+                    with translate(self._connection, batch.topic, WRITE):
+                        try:
+                            await batch.acknowledged
+                        except RECORD_REFUSED as error:
+                            raise self._refused(batch, error) from error
 
     async def stop(self) -> None:
         """End, at once: what is not yet acknowledged is given up, and may still arrive."""
@@ -200,13 +262,15 @@ class KafkaProducer:
             self._stopped = True
             for future in tuple(self._unacknowledged):
                 future.cancel()
-            await self._client.abandon()
+            if self._made:
+                await self._made.abandon()
 
     def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[Any]:
         limit = self._batch_bytes.get(topic)
         batch = self._client.create_batch()
         for key, value, headers in messages:
             if limit is not None and batch.record_count() and batch.size() + len(value) > limit:
+                batch.close()
                 yield batch
                 batch = self._client.create_batch()
             if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
@@ -219,9 +283,10 @@ class KafkaProducer:
         records, size = batch.record_count(), batch.size()
         if await self._client.describe(topic) <= partition:
             raise TopicUnavailable(
-                f"Kafka topic {topic!r} lost its partition {partition}: was it deleted? create it again"
+                f"Kafka topic {topic!r} lost its partition {partition}: was it deleted? create it again", [topic]
             )
-        batch.close()
+        if not self._tuning.linger_ms:
+            batch.close()
         future = await self._client.send_batch(batch, topic, partition=partition)
         self._unacknowledged.add(future)
         future.add_done_callback(self._decided)

@@ -39,7 +39,7 @@ class ReadingClient(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships n
         for code, topic, _, partitions in answer.topics:
             error = for_code(code)
             if remedy := _REMEDIES.get(error):
-                found[topic] = TopicUnavailable(f"Kafka topic {topic!r} {remedy}")
+                found[topic] = TopicUnavailable(f"Kafka topic {topic!r} {remedy}", [topic])
             elif error is not NoError:
                 raise error(topic)
             else:

@@ -16,6 +16,7 @@ from marty_msf.store import positions, projection, read_model
 from marty_msf.store.database import translate
 from marty_msf.store.read_model import Table
 from marty_msf.worker.backoff import pause
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.kafka_lag import Lag
@@ -45,7 +46,7 @@ class ProjectionRole:
         kafka = KafkaInput(
             self._context,
             role=Role.PROJECTION.value,
-            bootstrap_servers=self._spec.kafka.bootstrap_servers,
+            connection=KafkaConnection.of(self._spec.kafka),
             topics=self._spec.source.kafka.topics,
         )
         projector = Projector(self._context.pool, kafka, self._spec, self._scope)

@@ -16,7 +16,8 @@ from marty_msf.core.worker_status import Local, ProblemReason, RelayTotals
 from marty_msf.store import outbox, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import Backoff, pause
-from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.producer import KafkaProducer, Tuning
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.relay.held_sender import HeldSender
@@ -219,8 +220,9 @@ class RelayRole:
 
     def _producer(self) -> KafkaProducer:
         return KafkaProducer(
-            self._spec.kafka.bootstrap_servers,
+            KafkaConnection.of(self._spec.kafka),
             self._batch_bytes,
+            tuning=Tuning.of(self._spec.kafka.producer),
             acknowledge_seconds=self._spec.batch_timeout_ms / 1000,
         )
 

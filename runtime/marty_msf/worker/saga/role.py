@@ -25,6 +25,7 @@ from marty_msf.store import saga_breaker, saga_instance
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board_shares import Shares
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.role import Context
@@ -94,7 +95,7 @@ class SagaRole:
         self._board.clear(ProblemReason.INTERNAL_ERROR)
         shares = Shares(self._board)
         kafka_calls = (
-            KafkaCalls(self._context, self._spec.kafka.bootstrap_servers, self._definitions, shares)
+            KafkaCalls(self._context, KafkaConnection.of(self._spec.kafka), self._definitions, shares)
             if self._spec.kafka
             else None
         )
@@ -128,7 +129,7 @@ class SagaRole:
                         kafka = KafkaInput(
                             replace(self._context, board=shares.share()),
                             role=Role.SAGA.value,
-                            bootstrap_servers=self._spec.kafka.bootstrap_servers,
+                            connection=KafkaConnection.of(self._spec.kafka),
                             topics=[trigger.topic for trigger in self._triggers],
                             blocking=False,
                         )

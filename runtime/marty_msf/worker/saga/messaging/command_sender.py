@@ -20,6 +20,7 @@ from marty_msf.store.database import translate
 from marty_msf.store.saga_reply import CallKey
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board import Board, reason_of
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition, Sent
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga import tracing
@@ -39,14 +40,14 @@ class CommandSender:
         self,
         pool: asyncpg.Pool,
         resource: str,
-        bootstrap_servers: str,
+        connection: KafkaConnection,
         commands: Commands,
         board: Board,
         client_id: str,
     ) -> None:
         self._pool = pool
         self._resource = resource
-        self._servers = bootstrap_servers
+        self._connection = connection
         self._commands = commands
         self._board = board
         self._client_id = client_id
@@ -62,7 +63,7 @@ class CommandSender:
             if not len(self._commands):
                 await any_of(stop, self._commands.queued)
                 continue
-            producer = KafkaProducer(self._servers, self._batch_bytes, self._client_id)
+            producer = KafkaProducer(self._connection, self._batch_bytes, self._client_id)
             try:
                 await producer.start()
                 await self._serve(producer, stop)

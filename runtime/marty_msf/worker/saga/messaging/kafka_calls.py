@@ -11,6 +11,7 @@ from marty_msf.core.saga.definition import Definition
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board_shares import Share, Shares
+from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
 from marty_msf.worker.ownership import any_of
@@ -33,10 +34,10 @@ FOLLOW_SECONDS: Final = 1.0
 class KafkaCalls:
     """The calls over Kafka of one saga in this process. One `run` per object."""
 
-    def __init__(self, context: Context, bootstrap_servers: str, definitions: Definitions, shares: Shares) -> None:
+    def __init__(self, context: Context, connection: KafkaConnection, definitions: Definitions, shares: Shares) -> None:
         """`shares` is the board that other readers of Kafka in this process report to as well."""
         self._context = context
-        self._servers = bootstrap_servers
+        self._connection = connection
         self._definitions = definitions
         self._reading = shares.share()
         self._sending = shares.share()
@@ -52,7 +53,7 @@ class KafkaCalls:
             await pause(stop, FOLLOW_SECONDS)
         context = self._context
         sender = CommandSender(
-            context.pool, context.resource, self._servers, self.commands, self._sending, context.holder
+            context.pool, context.resource, self._connection, self.commands, self._sending, context.holder
         )
         look = ReplyLook(context.pool, context.resource, context.holder, self.commands, memory, hasten)
         try:
@@ -83,7 +84,7 @@ class KafkaCalls:
             kafka = KafkaInput(
                 replace(self._context, board=self._reading),
                 role=ROLE,
-                bootstrap_servers=self._servers,
+                connection=self._connection,
                 topics=sorted(topics),
                 blocking=False,
             )
