@@ -1,6 +1,6 @@
 """CloudEvents 1.0 in Kafka's binary mode: the attributes of an event as message headers, out and in. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 import orjson
 
-Headers: TypeAlias = list[tuple[str, bytes]]
+from marty_msf.core.records import VARINTS, header, header_start, tail, varint
+
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 #: Position of the event in its key's order: lets consumers discard what arrives late or twice, by (key, sequence).
 SEQUENCE: Final = "ce_martysequence"
@@ -17,17 +19,18 @@ CONTENT_TYPE: Final = "content-type"
 
 _SPEC_VERSION: Final = ("ce_specversion", b"1.0")
 _JSON: Final = (CONTENT_TYPE, b"application/json")
+_REMEMBERED: Final = 4096
+#: Up to the value, where its length is always the same, else up to the length.
+_ID: Final = header_start("ce_id", 36)
+_TIME: Final = header_start("ce_time", len("2026-01-01T00:00:00.000000Z"))
+_SUBJECT: Final = header_start("ce_subject")
+_SEQUENCE: Final = header_start(SEQUENCE)
 
 
 @lru_cache(maxsize=4096)
 def source(database: str, aggregate_type: str) -> tuple[str, bytes]:
     """The header for `/marty/<database>/<aggregate type>`, percent-encoded: where the event came from."""
     return ("ce_source", f"/marty/{quote(database, safe='')}/{quote(aggregate_type, safe='')}".encode())
-
-
-@lru_cache(maxsize=4096)
-def _type(event_type: str) -> tuple[str, bytes]:
-    return ("ce_type", event_type.encode())
 
 
 @lru_cache(maxsize=64)
@@ -41,40 +44,97 @@ def timestamp(micros: int) -> bytes:
     return b"%b.%06dZ" % (_second(second), rest)
 
 
-def headers(
-    event_id: str,
-    event_type: str,
-    event_source: tuple[str, bytes],
-    subject: bytes | None,
-    time: int,
-    sequence: int | None,
-    own: str | None,
-) -> Headers:
-    """The headers of one message; `time` is in microseconds since the epoch.
+class Encoder:
+    """Turns events into Kafka records (tails, see core.records).
 
-    Without an aggregate there is no `subject`, without an order no `sequence`. `own` is a JSON object of further headers,
-    whose content-type replaces the default.
-
-    Runs once per event and is most of what encoding costs, hence the cached pairs and the list built at once.
+    Runs once per event and is most of what the relay costs, hence the parts that are made once: what events of one type
+    and source share, what one key needs, and the beginnings of headers.
     """
-    attributes = [
-        _SPEC_VERSION,
-        ("ce_id", event_id.encode()),
-        _type(event_type),
-        event_source,
-        ("ce_time", timestamp(time)),
-        _JSON,
-    ]
-    if subject is not None:
-        attributes.append(("ce_subject", subject))
-    if sequence is not None:
-        attributes.append((SEQUENCE, b"%d" % sequence))
-    if own is not None:
-        more: dict[str, str] = orjson.loads(own)
-        if CONTENT_TYPE in map(str.lower, more):
-            attributes.remove(_JSON)
-        attributes.extend((name, value.encode()) for name, value in more.items())
-    return attributes
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._shared: dict[tuple[str, str], bytes] = {}
+
+    def tail(
+        self,
+        event_id: str,
+        event_type: str,
+        aggregate_type: str,
+        key: bytes,
+        payload: bytes,
+        time: int,
+        sequence: int,
+    ) -> bytes:
+        """The usual event: its key is its subject, it has an order, and no headers of its own.
+
+        `time` is in microseconds since the epoch.
+        """
+        shared = self._shared.get((event_type, aggregate_type)) or self._share(event_type, aggregate_type)
+        number = b"%d" % sequence
+        length = VARINTS[len(key)]
+        return b"".join(
+            (
+                length,
+                key,
+                varint(len(payload)),
+                payload,
+                shared,
+                _ID,
+                event_id.encode(),
+                _TIME,
+                timestamp(time),
+                _SUBJECT,
+                length,
+                key,
+                _SEQUENCE,
+                VARINTS[len(number)],
+                number,
+            )
+        )
+
+    def unusual_tail(
+        self,
+        event_id: str,
+        event_type: str,
+        aggregate_type: str,
+        key: bytes | None,
+        subject: bytes | None,
+        payload: bytes,
+        time: int,
+        sequence: int | None,
+        own: str | None,
+        more: Headers = (),
+    ) -> bytes:
+        """Any event. Without an aggregate there is no `subject`, without an order no `sequence`.
+
+        `own` is a JSON object of further headers, whose content-type replaces the default; `more` comes behind them.
+        """
+        attributes = [
+            _SPEC_VERSION,
+            ("ce_type", event_type.encode()),
+            source(self._database, aggregate_type),
+            _JSON,
+            ("ce_id", event_id.encode()),
+            ("ce_time", timestamp(time)),
+        ]
+        if subject is not None:
+            attributes.append(("ce_subject", subject))
+        if sequence is not None:
+            attributes.append((SEQUENCE, b"%d" % sequence))
+        if own is not None:
+            named: dict[str, str] = orjson.loads(own)
+            if CONTENT_TYPE in map(str.lower, named):
+                attributes.remove(_JSON)
+            attributes.extend((name, value.encode()) for name, value in named.items())
+        return tail(key, payload, [*attributes, *more])
+
+    def _share(self, event_type: str, aggregate_type: str) -> bytes:
+        if len(self._shared) >= _REMEMBERED:
+            self._shared.clear()
+        named = (_SPEC_VERSION, ("ce_type", event_type.encode()), source(self._database, aggregate_type), _JSON)
+        made = varint(len(named) + 4) + b"".join(header(name, value) for name, value in named)
+        self._shared[event_type, aggregate_type] = made
+        return made
 
 
 @dataclass(frozen=True, slots=True)

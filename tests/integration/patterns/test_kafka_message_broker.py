@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from marty_msf.core.errors import AuthenticationFailed
+from marty_msf.core.records import tail
 from marty_msf.patterns.choreography.bus import EventBus
 from marty_msf.patterns.choreography.event import Event
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker, create_kafka_message_broker
@@ -25,7 +26,7 @@ async def publish(broker: KafkaMessageBroker, topic: str, value: bytes) -> None:
     producer = broker.producer({})
     try:
         await producer.start()
-        await producer.acknowledged(await producer.send({(topic, 0): [(b"key", value, [])]}))
+        await producer.acknowledged(await producer.send({(topic, 0): [tail(b"key", value, [])]}))
     finally:
         await producer.stop()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from marty_msf.core.errors import BrokerUnavailable, MartyError, PoisonEvent
+from marty_msf.core.records import tail
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer
 from tests.support.kafka import read_topic
@@ -23,7 +24,7 @@ async def keep_waking(producer: KafkaProducer, topic: str, stop: asyncio.Event) 
     while not stop.is_set():
         number += 1
         try:
-            sent = await producer.send({(topic, number % OTHERS): [(b"k", b"v", [])]})
+            sent = await producer.send({(topic, number % OTHERS): [tail(b"k", b"v", [])]})
             for it in sent:
                 it.acknowledged.add_done_callback(lambda future: future.cancelled() or future.exception())
         except MartyError:
@@ -39,8 +40,8 @@ async def test_nothing_gets_in_behind_a_refused_batch(kafka_bootstrap: str, topi
         await producer.start()
         waking = asyncio.create_task(keep_waking(producer, other, stop))
         try:
-            first = await producer.send({(small, 0): [(b"a", b"x" * 5000, [])]})
-            behind = asyncio.create_task(producer.send({(small, 0): [(b"a", b"behind", [])]}))
+            first = await producer.send({(small, 0): [tail(b"a", b"x" * 5000, [])]})
+            behind = asyncio.create_task(producer.send({(small, 0): [tail(b"a", b"behind", [])]}))
             with pytest.raises(PoisonEvent):
                 await producer.acknowledged(first)
             with pytest.raises(BrokerUnavailable):

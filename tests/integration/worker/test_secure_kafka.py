@@ -12,6 +12,7 @@ import pytest_asyncio
 from confluent_kafka.admin._acl import AclOperation
 
 from marty_msf.core.errors import AuthenticationFailed, BrokerRefused, BrokerUnavailable, TopicUnavailable
+from marty_msf.core.records import tail
 from marty_msf.core.resources.kafka import Compression
 from marty_msf.core.worker_status import Problem, ProblemReason
 from marty_msf.store.database import open_pool
@@ -68,7 +69,7 @@ async def send(connection: KafkaConnection, topic: str, *values: bytes, tuning: 
 
 
 def messages(*values: bytes) -> Sequence[Message]:
-    return [(b"key", value, []) for value in values]
+    return [tail(b"key", value, []) for value in values]
 
 
 @pytest.mark.postgres

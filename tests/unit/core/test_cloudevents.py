@@ -3,17 +3,36 @@
 from datetime import datetime
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatch
 
-from marty_msf.core.cloudevents import Envelope, envelope, headers, source, timestamp
+from marty_msf.core.cloudevents import Encoder, Envelope, envelope, source, timestamp
+from marty_msf.worker.broker.record_batch import RecordBatch
+
+EVENT_ID = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
 
 
 def made(own: str | None = None) -> dict[str, bytes]:
-    return dict(headers("e-1", "order_created", source("shop", "order"), b"o-1", 1_700_000_000_250_000, 42, own))
+    encoder = Encoder("shop")
+    if own is None:
+        message = encoder.tail(EVENT_ID, "order_created", "order", b"o-1", b"{}", 1_700_000_000_250_000, 42)
+    else:
+        message = encoder.unusual_tail(
+            EVENT_ID, "order_created", "order", b"o-1", b"o-1", b"{}", 1_700_000_000_250_000, 42, own
+        )
+    batch = RecordBatch(1_000_000)
+    batch.append(message)
+    (record,) = DefaultRecordBatch(bytearray(batch._build()))
+    assert (record.key, record.value) == (b"o-1", b"{}")
+    return dict(record.headers)
+
+
+def test_both_ways_to_encode_an_event_say_the_same() -> None:
+    assert made() == made("{}")
 
 
 def test_written_attributes_are_read_back() -> None:
     assert envelope(made()) == Envelope(
-        id="e-1",
+        id=EVENT_ID,
         type="order_created",
         source="/marty/shop/order",
         subject="o-1",

@@ -46,7 +46,7 @@ class KafkaMessageBroker:
 
     def producer(self, batch_bytes: MutableMapping[str, int]) -> KafkaProducer:
         """A producer that is not started yet; `batch_bytes` outlives it, see KafkaProducer."""
-        return KafkaProducer(self.connection, batch_bytes, self.client_id, self.tuning)
+        return KafkaProducer(self.connection, batch_bytes, self.client_id, tuning=self.tuning)
 
     async def health_check(self) -> BrokerHealth:
         """Connect, log in and ask for the brokers; takes at most some ten seconds, and raises nothing."""

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from marty_msf.core.cloudevents import Headers
 from marty_msf.core.errors import (
     BatchTooLarge,
     BrokerRefused,
@@ -24,6 +23,7 @@ from marty_msf.core.resources.kafka import BATCH_BYTES, Compression
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.diagnosis import diagnosis
 from marty_msf.worker.broker.errors import RECORD_REFUSED, WRITE, forbidden_topic, missing_topic, translate
+from marty_msf.worker.broker.record_batch import RecordBatch
 
 ACKNOWLEDGE_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 10
@@ -31,8 +31,8 @@ METADATA_MAX_AGE_MS: Final = 30_000
 CLOSE_SECONDS: Final = 1
 
 Partition: TypeAlias = tuple[str, int]
-#: key, value, headers.
-Message: TypeAlias = tuple[bytes | None, bytes, Headers]
+#: A record's tail: key, value and headers (see core.records).
+Message: TypeAlias = bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,21 +265,20 @@ class KafkaProducer:
             if self._made:
                 await self._made.abandon()
 
-    def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[Any]:
-        limit = self._batch_bytes.get(topic)
-        batch = self._client.create_batch()
-        for key, value, headers in messages:
-            if limit is not None and batch.record_count() and batch.size() + len(value) > limit:
+    def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[RecordBatch]:
+        tuning = self._tuning
+        limit = min(self._batch_bytes.get(topic, tuning.batch_bytes), tuning.batch_bytes)
+        compression = None if tuning.compression is Compression.NONE else tuning.compression.value
+        batch = RecordBatch(limit, compression)
+        for message in messages:
+            if not batch.append(message):
                 batch.close()
                 yield batch
-                batch = self._client.create_batch()
-            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
-                yield batch
-                batch = self._client.create_batch()
-                batch.append(timestamp=None, key=key, value=value, headers=headers)
+                batch = RecordBatch(limit, compression)
+                batch.append(message)
         yield batch
 
-    async def _send_batch(self, batch: Any, topic: str, partition: int) -> Sent:
+    async def _send_batch(self, batch: RecordBatch, topic: str, partition: int) -> Sent:
         records, size = batch.record_count(), batch.size()
         if await self._client.describe(topic) <= partition:
             raise TopicUnavailable(

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from marty_msf.core.cloudevents import headers, source
+from marty_msf.core import cloudevents
 from marty_msf.core.partitioning import Partitioner
 from marty_msf.core.windows import Positions
 from marty_msf.worker.broker.producer import Message, Partition
@@ -23,6 +23,7 @@ EVENT_TYPE = 4
 AGGREGATE_ID = 6
 PAYLOAD = 7
 EXTRAS = 10
+COLUMNS = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +85,39 @@ class Encoder:
     """Turns rows into Kafka messages, partition by partition, in the order of the rows."""
 
     def __init__(self, database: str) -> None:
-        self._database = database
+        self._events = cloudevents.Encoder(database)
         self._partitioner = Partitioner()
 
     def encode(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Message]]:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
-        choose, database = self._partitioner.partition, self._database
-        for id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more, *_ in rows:
-            event_source = source(database, aggregate_type)
-            if more is None and aggregate_id is not None:
+        choose, usual = self._partitioner.partition, self._events.tail
+        for row in rows:
+            id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more = row
+            if more is None and own is None and aggregate_id is not None:
                 key = aggregate_id.encode()
-                message: Message = (key, payload, headers(event_id, event_type, event_source, key, time, id_, own))
+                message = usual(event_id, event_type, aggregate_type, key, payload, time, id_)
                 partition = (topic, choose(key, partitions[topic]))
             else:
-                own_key, order = _key_and_order(more, aggregate_id)
-                subject = None if aggregate_id is None else aggregate_id.encode()
-                sequence = id_ if order else None
-                message = (own_key, payload, headers(event_id, event_type, event_source, subject, time, sequence, own))
-                partition = (topic, choose(own_key or event_id.encode(), partitions[topic]))
+                message, partition = self.unusual(row, partitions)
             if partition in messages:
                 messages[partition].append(message)
             else:
                 messages[partition] = [message]
         return messages
+
+    def unusual(
+        self, row: Row, partitions: Mapping[str, int], more: cloudevents.Headers = ()
+    ) -> tuple[Message, Partition]:
+        """Any row, with further headers, and where it goes."""
+        key, order = _key_and_order(row[EXTRAS], row[AGGREGATE_ID])
+        subject = None if row[AGGREGATE_ID] is None else row[AGGREGATE_ID].encode()
+        sequence = row[ID] if order else None
+        _, _, event_id, topic, event_type, aggregate_type, _, payload, own, time, _ = row
+        message = self._events.unusual_tail(
+            event_id, event_type, aggregate_type, key, subject, payload, time, sequence, own, more
+        )
+        return message, (topic, self._partitioner.partition(key or event_id.encode(), partitions[topic]))
 
     def placed(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Row]]:
         """The rows behind the messages of `encode`, in the same order."""

@@ -22,7 +22,7 @@ from marty_msf.store.leases import fence
 from marty_msf.store.outbox_held import Refusal
 from marty_msf.worker.broker.producer import KafkaProducer, Message
 from marty_msf.worker.groups import to_its_end
-from marty_msf.worker.relay.batch import AGGREGATE_ID, ID, LANE, TOPIC, Encoder
+from marty_msf.worker.relay.batch import AGGREGATE_ID, COLUMNS, ID, LANE, TOPIC, Encoder
 from marty_msf.worker.relay.rules import Rules
 from marty_msf.worker.relay.shared import Shared
 
@@ -138,7 +138,7 @@ class HeldSender:
     ) -> None:
         producer = await self._session()
         placed = {tp: iter(part) for tp, part in self._encoder.placed(rows, partitions).items()}
-        for sent in await producer.send(self._encoder.encode(rows, partitions)):
+        for sent in await producer.send(self._encoder.encode([row[:COLUMNS] for row in rows], partitions)):
             part = [next(placed[sent.topic, sent.partition]) for _ in range(sent.records)]
             try:
                 await producer.acknowledged([sent])
@@ -157,7 +157,7 @@ class HeldSender:
         for row in chain:
             producer = await self._session()
             try:
-                await producer.acknowledged(await producer.send(self._encoder.encode([row], partitions)))
+                await producer.acknowledged(await producer.send(self._encoder.encode([row[:COLUMNS]], partitions)))
             except PoisonEvent as error:
                 await self.stop()
                 outcome.refused[row[ID]] = self._rules.refusal(row, row["attempts"] + 1, error, row["max_attempts"])
@@ -222,10 +222,10 @@ class HeldSender:
     ) -> Mapping[tuple[str, int], Sequence[Message]]:
         """The event as it was, for the dead-letter topic, with why and when it was given up."""
         assert self._topic is not None
-        (((topic, partition), [(key, payload, headers)]),) = self._encoder.encode(
-            [row], {row[TOPIC]: partitions[self._topic]}
-        ).items()
-        return {(self._topic, partition): [(key, payload, [*headers, *_death(row, topic)])]}
+        message, (_, partition) = self._encoder.unusual(
+            row[:COLUMNS], {row[TOPIC]: partitions[self._topic]}, _death(row)
+        )
+        return {(self._topic, partition): [message]}
 
     async def _session(self) -> KafkaProducer:
         if self._producer is None:
@@ -235,9 +235,9 @@ class HeldSender:
         return self._producer
 
 
-def _death(row: asyncpg.Record, topic: str) -> Headers:
+def _death(row: asyncpg.Record) -> Headers:
     values = {
-        "marty-original-topic": topic,
+        "marty-original-topic": row["topic"],
         "marty-error": row["error"] or "",
         "marty-cause": row["cause"] or "",
         "marty-attempts": str(row["attempts"]),

@@ -12,6 +12,7 @@ import asyncpg
 
 from marty_msf.core.errors import BrokerUnavailable, ExpressionError, PoisonEvent, TopicUnavailable
 from marty_msf.core.partitioning import Partitioner
+from marty_msf.core.records import tail
 from marty_msf.core.saga.command import Command, command
 from marty_msf.core.saga.events import Misconfigured
 from marty_msf.core.worker_status import ProblemReason
@@ -108,7 +109,7 @@ class CommandSender:
             made = self._made(it)
             if made is not None:
                 place = (made.topic, self._partitioner.partition(made.key, partitions[made.topic]))
-                lanes.setdefault(place, []).append((it, (made.key, made.value, made.headers)))
+                lanes.setdefault(place, []).append((it, tail(made.key, made.value, made.headers)))
         return await self._send(producer, lanes) if lanes else 0
 
     async def _answer_known(self, repeated: Sequence[Open]) -> None:
