@@ -86,8 +86,26 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
     return int(await conn.fetchval(FIRST_ID, span.low, span.late, by_lane(positions))) - 1
 
 
+#: Payloads up to here are read without adding up their sizes, which costs a third of a read.
+SMALL_BYTES: Final = 4096
+
+#: A payload that is not small is NULL: then MEASURED reads the same rows.
+SMALL: Final = """
+SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id,
+       CASE WHEN octet_length(payload) <= 4096 THEN payload END AS payload, headers,
+       (date_part('epoch', created_at) * 1000000)::bigint AS time,
+       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+  FROM marty.outbox
+ WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
+   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+ ORDER BY id
+ LIMIT $4
+"""
+
 #: octet_length of a large payload looks at its header only, so nothing is fetched to be measured.
-CONTINUE: Final = """
+MEASURED: Final = """
 SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
        (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
@@ -114,7 +132,12 @@ class Continued:
 
 async def continue_window(conn: Connection, positions: Positions, end: Snapshot, last_id: int, limit: int) -> Continued:
     """At most `limit` rows behind `last_id`, and not much more than READ_BYTES of payload."""
-    rows = await conn.fetch(CONTINUE, last_id, end, by_lane(positions), limit, READ_BYTES)
+    given = (last_id, end, by_lane(positions), limit)
+    if limit * SMALL_BYTES <= 2 * READ_BYTES:
+        rows = await conn.fetch(SMALL, *given)
+        if all(row["payload"] is not None for row in rows):
+            return Continued(rows, len(rows) < limit)
+    rows = await conn.fetch(MEASURED, *given, READ_BYTES)
     cut = len(rows) == limit or sum(len(row["payload"]) for row in rows) >= READ_BYTES
     return Continued(rows, not cut)
 

@@ -51,10 +51,11 @@ async def full_outbox(conn: asyncpg.Connection) -> asyncpg.Connection:
     [
         (outbox.OPEN, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], 501, 1000000", "outbox_0_xid_idx"),
         (outbox.FIRST_ID, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[]", "outbox_0_xid_idx"),
-        (outbox.CONTINUE, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, 1000000", "outbox_0_pkey"),
+        (outbox.SMALL, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500", "outbox_0_pkey"),
+        (outbox.MEASURED, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, 1000000", "outbox_0_pkey"),
         (outbox.BACKLOG, "1000", "outbox_0_xid_idx"),
     ],
-    ids=["open", "first id", "continue", "backlog"],
+    ids=["open", "first id", "small", "measured", "backlog"],
 )
 async def test_the_hot_reads_use_their_index(
     full_outbox: asyncpg.Connection, sql: str, arguments: str, index: str
