@@ -1,0 +1,1 @@
+"""Decisions about events of the outbox. Pure."""
