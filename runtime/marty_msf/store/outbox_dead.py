@@ -219,3 +219,33 @@ async def now(conn: Connection) -> datetime:
     """The database's clock, which the times of failures are of."""
     moment: datetime = await conn.fetchval(NOW)
     return moment
+
+
+NUMBERS: Final = """
+SELECT coalesce(sum(published_total), 0)::bigint, coalesce(sum(failed_total), 0)::bigint, coalesce(sum(held), 0)::bigint,
+       coalesce(sum(dead), 0)::bigint, coalesce(sum(dead_total), 0)::bigint,
+       coalesce((SELECT extract(epoch FROM clock_timestamp() - greatest(h.created_at, h.deliver_after))
+                   FROM marty.outbox_held AS h
+                  WHERE h.state IN ('Waiting', 'Retrying') AND (h.deliver_after <= clock_timestamp()) IS NOT FALSE
+                  ORDER BY h.id LIMIT 1), 0)::float8
+  FROM marty.outbox_position
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Counters of the whole outbox."""
+
+    published_total: int
+    failed_total: int
+    #: Rows that are held and not dead.
+    held: int
+    dead: int
+    dead_total: int
+    #: How long the oldest of the held ones that might be sent has been waiting, in seconds; 0 without any.
+    oldest_held_seconds: float
+
+
+async def numbers(conn: Connection) -> Numbers:
+    """From the counters beside the position, and one look at the held events."""
+    return Numbers(*await conn.fetchrow(NUMBERS))
