@@ -1,4 +1,4 @@
-"""Kubernetes Events on transitions of a resource's conditions, and on nothing else."""
+"""Kubernetes Events on transitions of a resource's conditions and on new causes of dead letters, and on nothing else."""
 
 import hashlib
 import logging
@@ -18,6 +18,7 @@ from marty_operator.resource import Manifest, Resource
 logger = logging.getLogger(__name__)
 
 MESSAGE_LIMIT: Final = 1000
+DEAD_LETTER_CAUSE: Final = "DeadLetterCause"
 #: A resource that passes through these is only on its way.
 _ON_THE_WAY: Final = frozenset({Reason.MIGRATING, Reason.WORKERS_STARTING, ProblemReason.STARTING})
 #: Reconciling and ConfigApplied change with every edit; as Events they would only repeat what Ready and Stalled say.
@@ -30,7 +31,27 @@ def event(resource: Resource, condition: Mapping[str, Any], now: datetime) -> Ma
     if kind not in _TOLD or condition["reason"] == Reason.PENDING or (kind == STALLED and status != "True"):
         return None
     normal = kind == READY and (status != "False" or condition["reason"] in _ON_THE_WAY)
-    unique = f"{resource.uid}{kind}{status}{condition['reason']}{condition['message']}{now.isoformat()}"
+    return _manifest(
+        resource,
+        "Normal" if normal else "Warning",
+        condition["reason"],
+        condition["message"],
+        f"{kind}{status}",
+        now,
+    )
+
+
+def cause_event(resource: Resource, group: Mapping[str, Any], now: datetime) -> Manifest:
+    """The Event of events that began to die of a cause."""
+    message = (
+        f"dead letters of a new cause {group['cause']}: {group['count']} of type {group['eventType']} for topic "
+        f"{group['topic']}: {group['message']}: look with `marty dlq show {group['sample']}`"
+    )
+    return _manifest(resource, "Warning", DEAD_LETTER_CAUSE, message, group["cause"], now)
+
+
+def _manifest(resource: Resource, severity: str, reason: str, message: str, about: str, now: datetime) -> Manifest:
+    unique = f"{resource.uid}{about}{reason}{message}{now.isoformat()}"
     digest = hashlib.sha256(unique.encode()).hexdigest()[:16]
     stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
@@ -44,9 +65,9 @@ def event(resource: Resource, condition: Mapping[str, Any], now: datetime) -> Ma
             "name": resource.key.name,
             "uid": resource.uid,
         },
-        "type": "Normal" if normal else "Warning",
-        "reason": condition["reason"],
-        "message": condition["message"][:MESSAGE_LIMIT],
+        "type": severity,
+        "reason": reason,
+        "message": message[:MESSAGE_LIMIT],
         "source": {"component": FIELD_MANAGER},
         "reportingComponent": FIELD_MANAGER,
         "reportingInstance": os.uname().nodename,
@@ -56,11 +77,17 @@ def event(resource: Resource, condition: Mapping[str, Any], now: datetime) -> Ma
     }
 
 
-async def post(cluster: Cluster, resource: Resource, transitions: Iterable[Mapping[str, Any]]) -> None:
-    """Best effort: the conditions are the truth, an Event that cannot be written is only logged."""
+async def post(
+    cluster: Cluster,
+    resource: Resource,
+    transitions: Iterable[Mapping[str, Any]],
+    new_causes: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Best effort: the status is the truth, an Event that cannot be written is only logged."""
     now = datetime.now(UTC)
-    for condition in transitions:
-        manifest = event(resource, condition, now)
+    of_conditions = (event(resource, condition, now) for condition in transitions)
+    of_causes = (cause_event(resource, group, now) for group in new_causes)
+    for manifest in (*of_conditions, *of_causes):
         if manifest is None:
             continue
         try:

@@ -229,7 +229,7 @@ class Reconciler:
         transitions = status.transitions(resource.status, new)
         for condition in transitions:
             logger.info("%s: %s", key, " ".join(str(condition[f]) for f in ("type", "status", "reason", "message")))
-        await events.post(self._cluster, resource, transitions)
+        await events.post(self._cluster, resource, transitions, status.new_causes(resource.status, new))
 
     def _next(self, memory: _Memory, observed: Observed, sooner: list[float | None]) -> float:
         now = self._now()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from marty_msf.core.quantile import quantile
 from marty_msf.core.resources.kinds import KINDS, Role
-from marty_msf.core.worker_status import ProjectionTotals, RelayTotals, SagaTotals, WorkerStatus
+from marty_msf.core.worker_status import OpenWriter, ProjectionTotals, RelayTotals, SagaTotals, WorkerStatus
 from marty_operator.conditions import Verdict, merged
 from marty_operator.observation import Observed
 from marty_operator.resource import Key, Manifest
@@ -20,10 +20,15 @@ NUMBERS_SECONDS: Final = 5.0
 LAST_ERROR_LIMIT: Final = 1024
 REVISIONS_LIMIT: Final = 16
 OPEN_BREAKERS_LIMIT: Final = 1024
+#: Causes of dead letters, the most frequent first, and what is shown of their messages.
+GROUPS_LIMIT: Final = 10
+GROUP_MESSAGE_LIMIT: Final = 300
+#: A writer that is open for longer is told of.
+OPEN_WRITER_SECONDS: Final = 60
 #: What a resource says about rates when no worker answers.
 _SILENT: Final[Mapping[Role, Manifest]] = {
     Role.SAGA: {},
-    Role.RELAY: {"eventsPerSecond": 0, "rate": "0/s"},
+    Role.RELAY: {"eventsPerSecond": 0, "rate": "0/s", "errorRate": 0, "oldestOpenWriter": ""},
     Role.PROJECTION: {},
 }
 _STRUCTURE: Final = (
@@ -66,6 +71,17 @@ def transitions(previous: Mapping[str, Any], new: Mapping[str, Any]) -> list[Map
     """The conditions whose status or reason changed: what people want to see as Events."""
     before = {c["type"]: (c["status"], c["reason"]) for c in previous.get("conditions", ())}
     return [c for c in new["conditions"] if before.get(c["type"]) != (c["status"], c["reason"])]
+
+
+def new_causes(previous: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Groups of dead letters that were not there before.
+
+    Of a full list one may come back that only others had pushed out: there a cause must also be younger than all of them.
+    """
+    before: Sequence[Mapping[str, Any]] = previous.get("deadLetterGroups", ())
+    known = {group["cause"] for group in before}
+    youngest = max((group["since"] for group in before), default="") if len(before) >= GROUPS_LIMIT else ""
+    return [it for it in new.get("deadLetterGroups", ()) if it["cause"] not in known and it["since"] > youngest]
 
 
 def p95_ms(reports: Sequence[WorkerStatus]) -> int:
@@ -194,7 +210,24 @@ def _relay(totals: RelayTotals) -> Manifest:
         "lagSeconds": _number(lag),
         "lag": duration_text(lag * 1000) if lag else "0s",
         "rate": f"{_number(rate)}/s",
+        "oldestPendingSeconds": _number(quantized_seconds(totals.oldest_pending_seconds)),
+        "failed": totals.failed_total,
+        "errorRate": _number(round(totals.error_rate, 3)),
+        "deadLettered": totals.dead,
+        "deadLetteredTotal": totals.dead_total,
+        "deadLetterGroups": [
+            it.model_copy(update={"message": it.message[:GROUP_MESSAGE_LIMIT]}).model_dump(by_alias=True)
+            for it in totals.dead_letter_groups[:GROUPS_LIMIT]
+        ],
+        "oldestOpenWriter": _open_writer(totals.oldest_open_writer),
     }
+
+
+def _open_writer(writer: OpenWriter | None) -> str:
+    """In whole minutes, so that one that stays open does not change the status all the time."""
+    if writer is None or writer.seconds < OPEN_WRITER_SECONDS:
+        return ""
+    return f"{writer.name[:200]}, open for {duration_text(writer.seconds // 60 * 60_000)}"
 
 
 def _projection(totals: ProjectionTotals) -> Manifest:

@@ -129,6 +129,14 @@ class OutboxRestored(MartyError):
     """The database's system identifier changed, so the stored cursor's transaction ids mean nothing any more."""
 
 
+class NotDead(MartyError):
+    """A dead letter was named that is none: `held` says whether the event waits to be sent, or is not there at all."""
+
+    def __init__(self, message: str, *, held: bool) -> None:
+        super().__init__(message)
+        self.held = held
+
+
 class UnknownSaga(MartyError):
     """There is no instance with this id among the sagas that were asked."""
 

@@ -107,12 +107,49 @@ class SagaTotals(Model):
     last_error: str | None = None
 
 
+class DeadLetterGroup(Model):
+    """Dead letters there are now that died of one cause."""
+
+    cause: str
+    count: int
+    #: Id of one of them.
+    sample: int
+    topic: str
+    event_type: str
+    message: str
+    #: When the cause was first seen.
+    since: str
+
+
+class OpenWriter(Model):
+    """A transaction that has written and not yet ended: its own events wait for its end."""
+
+    #: Process id and application, or the name of a prepared transaction.
+    name: str
+    seconds: float
+
+
 class RelayTotals(Model):
     role: Literal[Role.RELAY] = Role.RELAY
+    #: Not published and not dead.
     pending: int = 0
     published_total: int = 0
     events_per_second: float = 0
+    #: Age of the oldest event that the relay has not come by.
     lag_seconds: float = 0
+    #: The same with those that it came by and holds; those that are to be sent later are not late.
+    oldest_pending_seconds: float = 0
+    #: Attempts that were refused, ever.
+    failed_total: int = 0
+    #: Their share of the attempts of the last half minute.
+    error_rate: float = 0
+    #: Dead letters there are now, and ever were.
+    dead: int = 0
+    dead_total: int = 0
+    #: The most frequent first.
+    dead_letter_groups: list[DeadLetterGroup] = Field(default_factory=list)
+    #: The one that is open for longest.
+    oldest_open_writer: OpenWriter | None = None
 
 
 class ProjectionTotals(Model):

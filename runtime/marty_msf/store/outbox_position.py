@@ -55,10 +55,9 @@ SELECT lane, prev, next, last_id, system_identifier, (SELECT system_identifier F
 
 RESTORED: Final = (
     "the outbox position was stored by the Postgres cluster {}, this one is {} (restored from a dump?), so its "
-    "transaction ids mean nothing here: stop the writers, then either publish every retained event again with "
-    "`DELETE FROM marty.outbox_position`, or skip what is there with `UPDATE marty.outbox_position SET "
-    "prev = pg_current_snapshot(), next = NULL, last_id = 0, system_identifier = "
-    "(SELECT system_identifier FROM pg_control_system())`"
+    "transaction ids mean nothing here: either publish every retained event again with "
+    "`marty outbox reset-cursor --republish`, or skip what is there with `marty outbox reset-cursor --skip`; "
+    "--dry-run tells how many these are"
 )
 
 

@@ -96,7 +96,7 @@ async def test_the_surface_of_a_healthy_worker(config: Path, postgres_url: str, 
         assert (await relay.get("/healthz", token=None))[0] == 200
         code, metrics = await relay.get("/metrics", token=None)
         assert code == 200
-        assert "marty_relay_pending_events 0.0" in metrics
+        assert "marty_outbox_queue_depth 0.0" in metrics
         assert 'marty_worker_problem{reason="DatabaseUnavailable"} 0.0' in metrics
         assert (await relay.get("/status", token=None))[0] == 401
         assert (await relay.get("/status", token="another"))[0] == 401

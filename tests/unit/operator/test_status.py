@@ -1,5 +1,6 @@
 """Numbers in the status, and when it is written."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -7,20 +8,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marty_msf.core.resources import status as models
-from marty_msf.core.worker_status import Local, ProjectionTotals, RelayTotals, SagaTotals, Stuck, WorkerStatus
+from marty_msf.core.worker_status import (
+    DeadLetterGroup,
+    Local,
+    OpenWriter,
+    ProjectionTotals,
+    RelayTotals,
+    SagaTotals,
+    Stuck,
+    WorkerStatus,
+)
 from marty_operator.conditions import verdicts
+from marty_operator.events import MESSAGE_LIMIT, cause_event
 from marty_operator.observation import Observed, Worker
-from marty_operator.resource import Key, Manifest
+from marty_operator.resource import Key, Manifest, Resource
 from marty_operator.status import (
+    GROUPS_LIMIT,
     NUMBERS_SECONDS,
     build,
     duration_text,
+    new_causes,
     p95_ms,
     quantized_seconds,
     transitions,
     write_delay,
 )
 from tests.unit.operator.examples import NO_DATABASE, observed, report, worker
+
+
+def dying(cause: str, since: str = "2026-01-01T00:00:00+00:00", **more: Any) -> DeadLetterGroup:
+    fields: dict[str, Any] = {
+        "count": 3,
+        "sample": 7,
+        "topic": "orders",
+        "event_type": "placed",
+        "message": "too large",
+    }
+    return DeadLetterGroup(cause=cause, since=since, **{**fields, **more})
+
 
 TOTALS: dict[str, tuple[type[models.Status], Any]] = {
     "Saga": (
@@ -29,7 +54,19 @@ TOTALS: dict[str, tuple[type[models.Status], Any]] = {
     ),
     "OutboxRelay": (
         models.OutboxRelayStatus,
-        RelayTotals(pending=4, published_total=9, events_per_second=41.3, lag_seconds=0.23),
+        RelayTotals(
+            pending=4,
+            published_total=9,
+            events_per_second=41.3,
+            lag_seconds=0.23,
+            oldest_pending_seconds=12.34,
+            failed_total=5,
+            error_rate=0.12345,
+            dead=3,
+            dead_total=8,
+            dead_letter_groups=[dying("0123456789ab", message="x" * 500)],
+            oldest_open_writer=OpenWriter(name="pid 4711 psql", seconds=185.2),
+        ),
     ),
     "Projection": (models.ProjectionStatus, ProjectionTotals(processed_total=12, lag=3, lag_seconds=12.4)),
 }
@@ -124,6 +161,57 @@ def test_only_changed_conditions_become_events() -> None:
     after = status("Saga", observed(worker(NO_DATABASE)), before)
     assert [c["type"] for c in transitions(before, after)] == ["Ready"]
     assert transitions(after, status("Saga", observed(worker(NO_DATABASE)), after)) == []
+
+
+def test_a_relay_tells_of_its_dead_letters_and_of_a_writer_that_stays_open() -> None:
+    shown = status("OutboxRelay", seen_with(TOTALS["OutboxRelay"][1]))
+
+    assert (shown["failed"], shown["deadLettered"], shown["deadLetteredTotal"]) == (5, 3, 8)
+    assert (shown["errorRate"], shown["oldestPendingSeconds"]) == (0.123, 12)
+    assert shown["oldestOpenWriter"] == "pid 4711 psql, open for 3m00s"
+    (group,) = shown["deadLetterGroups"]
+    assert (group["cause"], group["count"], group["sample"], group["eventType"]) == ("0123456789ab", 3, 7, "placed")
+    short = RelayTotals(oldest_open_writer=OpenWriter(name="pid 4711 psql", seconds=59))
+    assert status("OutboxRelay", seen_with(short))["oldestOpenWriter"] == ""
+
+
+def with_causes(*groups: DeadLetterGroup, previous: Manifest | None = None) -> Manifest:
+    return status("OutboxRelay", seen_with(RelayTotals(dead_letter_groups=list(groups))), previous)
+
+
+def test_a_cause_is_new_once() -> None:
+    none, one = with_causes(), with_causes(dying("a"))
+    both = with_causes(dying("b"), dying("a", count=9))
+
+    assert [it["cause"] for it in new_causes({}, one)] == ["a"]
+    assert [it["cause"] for it in new_causes(none, one)] == ["a"]
+    assert [it["cause"] for it in new_causes(one, both)] == ["b"]
+    assert new_causes(both, both) == []
+    assert new_causes(both, status("OutboxRelay", observed(), both)) == []
+    assert new_causes(both, none) == []
+    assert new_causes({}, status("Saga", observed())) == []
+
+
+def test_of_a_full_list_a_cause_that_comes_back_is_not_new() -> None:
+    full = with_causes(*(dying(f"c{number}", f"2026-01-{number + 10}") for number in range(GROUPS_LIMIT)))
+
+    assert new_causes(full, with_causes(dying("old", "2026-01-02"))) == []
+    assert [it["cause"] for it in new_causes(full, with_causes(dying("young", "2026-02-01")))] == ["young"]
+
+
+def test_a_new_cause_becomes_a_warning() -> None:
+    resource = Resource(Key("OutboxRelay", "shop", "orders"), "uid-1", 1, deleting=False)
+    (group,) = new_causes({}, with_causes(dying("0123456789ab")))
+
+    found = cause_event(resource, group, datetime(2026, 1, 1, tzinfo=UTC))
+
+    assert (found["type"], found["reason"]) == ("Warning", "DeadLetterCause")
+    assert found["message"] == (
+        "dead letters of a new cause 0123456789ab: 3 of type placed for topic orders: too large: "
+        "look with `marty dlq show 7`"
+    )
+    assert len(found["message"]) < MESSAGE_LIMIT
+    assert found["involvedObject"]["name"] == "orders"
 
 
 def histogram(bounds: list[float], counts: list[int]) -> WorkerStatus:

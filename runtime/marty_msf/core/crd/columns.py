@@ -54,12 +54,15 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "OutboxRelay": (
         *_READY,
-        Column("Pending", "integer", ".status.pending", "Events that are not published yet."),
-        Column("Lag", "string", ".status.lag", "Age of the oldest event that is not published."),
+        Column("Pending", "integer", ".status.pending", "Events that are neither published nor dead."),
+        Column("Lag", "string", ".status.lag", "Age of the oldest event that the relay has not come by."),
         Column("Rate", "string", ".status.rate", "Present rate of publishing."),
+        Column("Dead", "integer", ".status.deadLettered", "Events given up that wait for a person."),
         _AGE,
         *_WIDE,
         Column("Published", "integer", ".status.publishedTotal", "Events published in all.", wide=True),
+        Column("Failed", "integer", ".status.failed", "Attempts refused in all.", wide=True),
+        Column("Open-Writer", "string", ".status.oldestOpenWriter", "Transaction open for over a minute.", wide=True),
     ),
     "Projection": (
         *_READY,

@@ -84,15 +84,43 @@ class SagaStatus(Status):
     last_error: str = Field("", max_length=1024, description="The newest failure of a step.")
 
 
+class DeadLetters(Model):
+    """Events that died of one cause and wait for a person."""
+
+    cause: str = Field(max_length=12, description="Name of the cause, for `marty dlq list --cause`.")
+    count: int = Field(description="How many there are.")
+    sample: int = Field(description="Id of one of them, for `marty dlq show`.")
+    topic: str = Field(max_length=249, description="Kafka topic they were for.")
+    event_type: str = Field(max_length=200, description="Their event type.")
+    message: str = Field(max_length=300, description="What was wrong, without ids, numbers and quoted values.")
+    since: str = Field(max_length=40, description="When the cause was first seen.")
+
+
 class OutboxRelayStatus(Status):
     """How far the outbox is drained."""
 
-    pending: int = Field(0, description="Events that are not published yet.")
+    pending: int = Field(0, description="Events that are neither published nor dead.")
     published_total: int = Field(0, description="Events published since the outbox was made.")
     events_per_second: float = Field(0, description="Present rate of publishing.")
-    lag_seconds: float = Field(0, description="Age of the oldest event that is not published.")
+    lag_seconds: float = Field(0, description="Age of the oldest event that the relay has not come by.")
     lag: str = Field("", max_length=32, description="lagSeconds for people.")
     rate: str = Field("", max_length=32, description="eventsPerSecond for people.")
+    oldest_pending_seconds: float = Field(
+        0, description="Age of the oldest event neither published nor dead, with those that are tried again."
+    )
+    failed: int = Field(0, description="Attempts that Kafka refused since the outbox was made.")
+    error_rate: float = Field(0, description="Share of the attempts of the last half minute that Kafka refused.")
+    dead_lettered: int = Field(0, description="Events given up that wait for a person now.")
+    dead_lettered_total: int = Field(0, description="Events given up since the outbox was made.")
+    dead_letter_groups: list[DeadLetters] = Field(
+        default_factory=list, max_length=10, description="Causes that dead letters have now, the most frequent first."
+    )
+    oldest_open_writer: str = Field(
+        "",
+        max_length=256,
+        description="The writing transaction that is open for longest, when that is over a minute: its events wait for"
+        " its end.",
+    )
 
 
 class ProjectionStatus(Status):

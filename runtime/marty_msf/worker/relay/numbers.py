@@ -1,20 +1,26 @@
 """The relay's global numbers for `/status` and `/metrics`, looked up at most every few seconds."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from typing import Final
 
 import asyncpg
 
-from marty_msf.core.worker_status import RelayTotals
-from marty_msf.store import outbox, outbox_position
+from marty_msf.core.worker_status import DeadLetterGroup, OpenWriter, RelayTotals
+from marty_msf.store import outbox, outbox_dead
 from marty_msf.store.database import translate
+from marty_msf.worker.relay.surface.forms import group_status
+
+logger = logging.getLogger(__name__)
 
 #: Pending events are counted up to here; more are not worth the reading.
 COUNTED_AT_MOST: Final = 100_000
 LOOK_SECONDS: Final = 2
 RATE_SECONDS: Final = 30
+#: Causes that are told, the most frequent ones.
+GROUPS_LIMIT: Final = 20
 
 
 class Numbers:
@@ -26,7 +32,10 @@ class Numbers:
         self._looked_at = float("-inf")
         self._totals = RelayTotals()
         self._writer: outbox.Writer | None = None
-        self._published: deque[tuple[float, int]] = deque()
+        #: (when, published ever, refused attempts ever).
+        self._counted: deque[tuple[float, int, int]] = deque()
+        #: None before the first look: what is dead by then is nothing new.
+        self._known: set[str] | None = None
 
     async def totals(self) -> RelayTotals:
         """Not older than LOOK_SECONDS. Raises DatabaseUnavailable."""
@@ -45,20 +54,49 @@ class Numbers:
                 return
             with translate():
                 async with self._pool.acquire() as conn:
-                    published = await outbox_position.published_total(conn)
+                    counted = await outbox_dead.numbers(conn)
+                    groups = await outbox_dead.groups(conn, GROUPS_LIMIT) if counted.dead else []
                     backlog = await outbox.backlog(conn, COUNTED_AT_MOST)
-                    self._writer = await outbox.oldest_writer(conn)
+                    writer = await outbox.oldest_writer(conn)
             self._looked_at = now
-            self._published.append((now, published))
-            while now - self._published[0][0] > RATE_SECONDS:
-                self._published.popleft()
+            self._writer = writer
+            self._counted.append((now, counted.published_total, counted.failed_total))
+            while now - self._counted[0][0] > RATE_SECONDS:
+                self._counted.popleft()
+            found = [group_status(it) for it in groups]
+            self._warn(found)
             self._totals = RelayTotals(
-                pending=backlog.events,
-                published_total=published,
+                pending=backlog.events + counted.held,
+                published_total=counted.published_total,
                 events_per_second=round(self._rate(), 1),
                 lag_seconds=round(backlog.oldest_seconds, 3),
+                oldest_pending_seconds=round(max(backlog.oldest_seconds, counted.oldest_held_seconds), 3),
+                failed_total=counted.failed_total,
+                error_rate=round(self._error_rate(), 4),
+                dead=counted.dead,
+                dead_total=counted.dead_total,
+                dead_letter_groups=found,
+                oldest_open_writer=OpenWriter(name=writer.name, seconds=round(writer.seconds, 1)) if writer else None,
             )
 
+    def _warn(self, groups: list[DeadLetterGroup]) -> None:
+        """Say each cause once in this process's life."""
+        known = self._known
+        self._known = (known or set()) | {it.cause for it in groups}
+        for it in groups:
+            if known is not None and it.cause not in known:
+                logger.warning(
+                    "dead letters of a new cause %s: %d of type %s for topic %s: %s: look with `marty dlq show %d`",
+                    *(it.cause, it.count, it.event_type, it.topic, it.message, it.sample),
+                )
+
     def _rate(self) -> float:
-        (first, before), (last, after) = self._published[0], self._published[-1]
+        (first, before, _), (last, after, _) = self._counted[0], self._counted[-1]
         return (after - before) / (last - first) if last > first else 0.0
+
+    def _error_rate(self) -> float:
+        """Refused attempts of all that ended."""
+        (_, published, failed), (_, published_now, failed_now) = self._counted[0], self._counted[-1]
+        refused = failed_now - failed
+        ended = refused + published_now - published
+        return refused / ended if ended else 0.0

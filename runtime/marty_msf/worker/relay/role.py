@@ -26,6 +26,7 @@ from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
 from marty_msf.worker.relay.rules import rules_of
 from marty_msf.worker.relay.shared import Shared
+from marty_msf.worker.relay.surface.routes import Routes
 from marty_msf.worker.relay.waking import Waker
 from marty_msf.worker.role import Context
 
@@ -102,8 +103,8 @@ class RelayRole:
         return Local(holder=self._context.holder, lanes=self._held, started_at=self._started_at)
 
     def routes(self) -> Sequence[web.RouteDef]:
-        """None of its own."""
-        return ()
+        """Dead letters, and the position after a restore."""
+        return Routes(self._context.pool).definitions()
 
     async def _publish(
         self,

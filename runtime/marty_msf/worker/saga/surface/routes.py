@@ -6,7 +6,6 @@ from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
-import orjson
 from aiohttp import web
 from asyncpg import Connection
 
@@ -17,6 +16,7 @@ from marty_msf.core.saga.short_ids import span
 from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store import saga_history, saga_lock
 from marty_msf.store.database import translate
+from marty_msf.worker.answers import WHO, answer, failure, json_object
 from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
@@ -26,8 +26,6 @@ from marty_msf.worker.saga.surface.showing import show
 PAGE_LIMIT: Final = 200
 #: Well below what clients and proxies wait for an answer.
 WAIT_LIMIT_SECONDS: Final = 30
-#: Header that says who asks for a verb, for the audit; without it the address counts.
-WHO: Final = "Marty-User"
 _FIELDS: Final = frozenset({"business_key", "context"})
 _FILTERS: Final = frozenset({"state", "step", "since", "before", "key", "error", "revision"})
 _QUERY: Final = _FILTERS | {"limit", "after", "stuck"}
@@ -55,19 +53,18 @@ class Routes:
     async def start(self, request: web.Request) -> web.Response:
         """201 with the new instance's id, 200 with the existing one's; answered once it is durable."""
         try:
-            body = await _object(request)
+            body = await json_object(request)
             _check_start(body)
             if self.engine is None:
-                return _error(503, "this worker takes no new instances now: ask again", {"Retry-After": "1"})
+                return failure(503, "this worker takes no new instances now: ask again", {"Retry-After": "1"})
             about = {"http.request.method": "POST", "http.route": "/v1/sagas", "marty.saga.resource": self._resource}
             traceparent = tracing.instant("POST /v1/sagas", "SERVER", request.headers.get(TRACEPARENT), about)
             receipt = await self.engine.start(body["business_key"], body.get("context", {}), traceparent)
         except InvalidDefinition as error:
-            return _error(400, str(error))
+            return failure(400, str(error))
         except DatabaseUnavailable as error:
-            return _error(503, str(error), {"Retry-After": "1"})
-        answer = {"saga_id": receipt.saga_id, "created": receipt.created}
-        return _json(201 if receipt.created else 200, answer)
+            return failure(503, str(error), {"Retry-After": "1"})
+        return answer(201 if receipt.created else 200, {"saga_id": receipt.saga_id, "created": receipt.created})
 
     async def list(self, request: web.Request) -> web.Response:
         """The instances that the query's filters choose, the newest first; `next` goes into `after` for the next page."""
@@ -77,11 +74,11 @@ class Routes:
                 async with self._pool.acquire() as conn:
                     page = await listing.page(conn, [self._resource], chosen, limit)
         except InvalidDefinition as error:
-            return _error(400, str(error))
+            return failure(400, str(error))
         except DatabaseUnavailable as error:
-            return _error(503, str(error), {"Retry-After": "1"})
+            return failure(503, str(error), {"Retry-After": "1"})
         next_id = str(page.next) if page.next else None
-        return _json(200, {"instances": [row.form() for row in page.rows], "next": next_id})
+        return answer(200, {"instances": [row.form() for row in page.rows], "next": next_id})
 
     async def get(self, request: web.Request) -> web.Response:
         """The instance with its context and everything that happened to it."""
@@ -93,22 +90,22 @@ class Routes:
                     if shown is None:
                         return await self._missing(conn, instance)
         except InvalidDefinition as error:
-            return _error(400, str(error))
+            return failure(400, str(error))
         except DatabaseUnavailable as error:
-            return _error(503, str(error), {"Retry-After": "1"})
-        return _json(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
+            return failure(503, str(error), {"Retry-After": "1"})
+        return answer(200, {**shown.form(), "timeline": [line.form() for line in shown.lines]})
 
     async def locks(self, request: web.Request) -> web.Response:
         """Semantic locks that instances of this saga hold or wait for, the longest held first; `?key=` only that one."""
         if unknown := sorted(request.query.keys() - {"key"}):
-            return _error(400, f"{unknown[0]}: is unknown: give key")
+            return failure(400, f"{unknown[0]}: is unknown: give key")
         try:
             with translate():
                 async with self._pool.acquire() as conn:
                     rows = await saga_lock.listed(conn, [self._resource], request.query.get("key"), PAGE_LIMIT)
         except DatabaseUnavailable as error:
-            return _error(503, str(error), {"Retry-After": "1"})
-        return _json(200, {"locks": [row.form() for row in rows]})
+            return failure(503, str(error), {"Retry-After": "1"})
+        return answer(200, {"locks": [row.form() for row in rows]})
 
     async def verb(self, request: web.Request) -> web.Response:
         """A person's verb: 200 done, 409 not possible (both with the reason), 202 nobody answered within `wait` seconds.
@@ -117,29 +114,29 @@ class Routes:
         """
         try:
             instance = _instance(request)
-            wished, wait_seconds, dry_run = _wish(request, await _object(request))
+            wished, wait_seconds, dry_run = _wish(request, await json_object(request))
             with translate():
                 async with self._pool.acquire() as conn:
                     seen = await asking.preview(conn, self._resource, instance, wished)
                     if seen is None:
                         return await self._missing(conn, instance)
                     if dry_run:
-                        return _json(200 if seen.refusal is None else 409, seen.form())
+                        return answer(200 if seen.refusal is None else 409, seen.form())
                     numbers = await asking.ask(conn, [instance], wished)
                 # Not on a connection of its own: many who wait must not keep the engine from its work.
                 (found,) = await asking.answers(self._pool, numbers, wait_seconds)
         except InvalidDefinition as error:
-            return _error(400, str(error))
+            return failure(400, str(error))
         except DatabaseUnavailable as error:
-            return _error(503, str(error), {"Retry-After": "1"})
+            return failure(503, str(error), {"Retry-After": "1"})
         status = {None: 202, True: 200, False: 409}[found.done]
         form = {"saga_id": str(instance), "verb": found.verb, "by": found.by, "done": found.done}
-        return _json(status, {**form, "answer": found.answer})
+        return answer(status, {**form, "answer": found.answer})
 
     async def _missing(self, conn: Connection, instance: UUID) -> web.Response:
         hours = await saga_history.retention_hours(conn, self._resource)
         why = gone(instance, hours, now_ms()) or "look at the other sagas"
-        return _error(404, f"{self._resource} has no instance {instance}: {why}")
+        return failure(404, f"{self._resource} has no instance {instance}: {why}")
 
 
 def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
@@ -183,19 +180,6 @@ def _wish(request: web.Request, arguments: Mapping[str, Any]) -> tuple[asking.Re
     return asking.Request(request.match_info["verb"], arguments, by), int(wait), dry_run == "true"
 
 
-async def _object(request: web.Request) -> dict[str, Any]:
-    """The body, a JSON object; nothing at all is an empty one. Raises InvalidDefinition."""
-    try:
-        body = orjson.loads(await request.read() or b"{}")
-    except web.RequestPayloadError:
-        raise InvalidDefinition("body", "is not encoded as its Content-Encoding says", "send plain JSON") from None
-    except orjson.JSONDecodeError as error:
-        raise InvalidDefinition("body", f"is no JSON ({error})", "send a JSON object") from error
-    if not isinstance(body, dict):
-        raise InvalidDefinition("body", f"is a {type(body).__name__}", "send a JSON object")
-    return body
-
-
 def _check_start(body: Mapping[str, Any]) -> None:
     """Raise InvalidDefinition for what a start's body has wrong."""
     if unknown := sorted(body.keys() - _FIELDS):
@@ -208,13 +192,3 @@ def _check_start(body: Mapping[str, Any]) -> None:
         )
     if not isinstance(body.get("context", {}), dict):
         raise InvalidDefinition("context", "is no object", "send a JSON object")
-
-
-def _json(status: int, body: Any) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(body), content_type="application/json")
-
-
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        status=status, body=orjson.dumps({"error": message}), content_type="application/json", headers=headers
-    )
