@@ -5,6 +5,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from marty_msf.core.resources.outbox_retention import Retention
 from marty_msf.core.resources.spec import Kafka, Model, Rule, Workload, check_waits, waits_ascend
 
 
@@ -41,4 +42,7 @@ class OutboxRelaySpec(Workload):
     prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
     retry: RelayRetry = Field(
         default_factory=lambda: RelayRetry(), description="Waits between attempts to publish while Kafka refuses."
+    )
+    retention: Retention = Field(
+        default_factory=lambda: Retention(), description="How long published events are kept, and where they go then."
     )

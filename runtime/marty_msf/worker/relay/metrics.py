@@ -4,12 +4,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from marty_msf.core.worker_status import RelayTotals
 from marty_msf.store.outbox import Writer
+from marty_msf.worker.relay.retention_numbers import RetentionNumbers
 
 
 class RelayMetrics:
     """Counters of this process and gauges of the whole outbox."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.retention = RetentionNumbers(registry)
         self.published = Counter(
             "marty_relay_published_events", "Events this process published: acknowledged and marked.", registry=registry
         )

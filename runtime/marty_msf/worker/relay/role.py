@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from marty_msf.worker.backoff import Backoff, pause
 from marty_msf.worker.broker.producer import KafkaProducer
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
+from marty_msf.worker.relay.janitor import Janitor
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
@@ -94,11 +95,20 @@ class RelayRole:
             prefetch=self._spec.prefetch_count,
         )
         owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), relay)
+        janitor = Janitor(
+            self._context.pool,
+            self._context.holder,
+            timedelta(hours=self._spec.retention.published_hours),
+            self._spec.retention.archive_table,
+            self._board,
+            self._metrics.retention,
+        )
         finished = asyncio.Event()
         try:
             async with TaskGroup() as tasks:
                 tasks.create_task(self._keep_outbox(finished))
                 tasks.create_task(owner.run(finished))
+                tasks.create_task(janitor.run(finished))
                 tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -202,7 +212,7 @@ class RelayRole:
                 ProblemReason.POISON_EVENT, f"{len(done.refused)} of {LANES} lanes wait: {causes}", blocking=False
             )
         if owner.ready.is_set():
-            over = {problem.reason for problem in self._board.current()}
+            over = {problem.reason for problem in self._board.current()} - {ProblemReason.OUTBOX_NOT_EMPTIED}
             if done.missing_topics:
                 over.discard(ProblemReason.TOPIC_UNAVAILABLE)
             if done.refused:

@@ -1,0 +1,1 @@
+"""The outbox as pure values: what is decided about its events and its tables."""
