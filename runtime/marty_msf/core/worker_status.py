@@ -30,6 +30,7 @@ class ProblemReason(StrEnum):
     OUTBOX_RESTORED = "OutboxRestored"
     INSTANCES_STUCK = "InstancesStuck"
     HISTORY_NOT_REMOVED = "HistoryNotRemoved"
+    OUTBOX_NOT_EMPTIED = "OutboxNotEmptied"
     INTERNAL_ERROR = "InternalError"
 
 

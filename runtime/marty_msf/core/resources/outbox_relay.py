@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kafka import ProducingKafka
+from marty_msf.core.resources.outbox_retention import Retention
 from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
 
 
@@ -102,6 +103,9 @@ class OutboxRelaySpec(Workload):
     prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
     retry: RelayRetry = Field(
         default_factory=lambda: RelayRetry(), description="Attempts to publish an event that Kafka refuses."
+    )
+    retention: Retention = Field(
+        default_factory=lambda: Retention(), description="How long published events are kept, and where they go then."
     )
     dead_letter: DeadLetter = Field(
         default_factory=lambda: DeadLetter(), description="What becomes of events that Kafka keeps refusing."

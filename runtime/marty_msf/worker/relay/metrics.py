@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from marty_msf.core.worker_status import RelayTotals
 from marty_msf.store.outbox import Writer
+from marty_msf.worker.relay.retention_numbers import RetentionNumbers
 
 
 class _Ever(Collector):
@@ -35,6 +36,7 @@ class RelayMetrics:
     """Counters of this process and numbers of the whole outbox."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.retention = RetentionNumbers(registry)
         self.published = Counter(
             "marty_outbox_published_events",
             "Events this process published: acknowledged and marked.",

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from aiohttp import web
@@ -21,6 +21,7 @@ from marty_msf.worker.broker.producer import KafkaProducer, Tuning
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.relay.held_sender import HeldSender
+from marty_msf.worker.relay.janitor import Janitor
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
@@ -81,6 +82,14 @@ class RelayRole:
             dead_letter_topic=self._spec.dead_letter.topic,
         )
         owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), relay)
+        janitor = Janitor(
+            self._context.pool,
+            self._context.holder,
+            timedelta(hours=self._spec.retention.published_hours),
+            self._spec.retention.archive_table,
+            self._board,
+            self._metrics.retention,
+        )
         finished = asyncio.Event()
         try:
             async with TaskGroup() as tasks:
@@ -89,6 +98,7 @@ class RelayRole:
                 tasks.create_task(self._waker.listen(finished))
                 tasks.create_task(self._send_held(held, shared, finished))
                 tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished, shared))
+                tasks.create_task(janitor.run(finished))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
@@ -196,7 +206,8 @@ class RelayRole:
             await sender.stop()
 
     def _report(self, done: Pass, owner: LaneOwner, shared: Shared) -> None:
-        standing = set()
+        # The janitor's own: whether events flow tells nothing about it.
+        standing = {ProblemReason.OUTBOX_NOT_EMPTIED}
         if shared.missing:
             standing.add(ProblemReason.TOPIC_UNAVAILABLE)
             names = ", ".join(sorted(shared.missing))
