@@ -1,0 +1,15 @@
+"""Events that are published if and only if the business change commits; see docs/how-to/outbox-library.md."""
+
+from marty_msf.core.errors import InvalidEvent, OutsideTransaction, PayloadTooLarge
+from marty_msf.core.outgoing import EventPriority
+from marty_msf.patterns.outbox.config import OutboxConfig
+from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
+
+__all__ = [
+    "EnhancedOutboxRepository",
+    "EventPriority",
+    "InvalidEvent",
+    "OutboxConfig",
+    "OutsideTransaction",
+    "PayloadTooLarge",
+]
