@@ -3,11 +3,13 @@
 from marty_msf.core.errors import InvalidEvent, OutsideTransaction, PayloadTooLarge
 from marty_msf.core.outgoing import EventPriority
 from marty_msf.patterns.outbox.config import OutboxConfig
+from marty_msf.patterns.outbox.inbox import Inbox
 from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
 
 __all__ = [
     "EnhancedOutboxRepository",
     "EventPriority",
+    "Inbox",
     "InvalidEvent",
     "OutboxConfig",
     "OutsideTransaction",
