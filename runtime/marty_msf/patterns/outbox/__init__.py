@@ -4,14 +4,19 @@ from marty_msf.core.errors import InvalidEvent, OutsideTransaction, PayloadTooLa
 from marty_msf.core.outgoing import EventPriority
 from marty_msf.patterns.outbox.config import OutboxConfig
 from marty_msf.patterns.outbox.inbox import Inbox
+from marty_msf.patterns.outbox.processor import EnhancedOutboxProcessor
 from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
+from marty_msf.patterns.outbox.status import MessageBroker, OutboxMetrics
 
 __all__ = [
+    "EnhancedOutboxProcessor",
     "EnhancedOutboxRepository",
     "EventPriority",
     "Inbox",
     "InvalidEvent",
+    "MessageBroker",
     "OutboxConfig",
+    "OutboxMetrics",
     "OutsideTransaction",
     "PayloadTooLarge",
 ]

@@ -11,6 +11,7 @@ from marty_msf.core.outgoing import EventPriority
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec, RelayRetry
 from marty_msf.core.resources.spec import TOPIC, Database, Kafka, SecretKeyRef
 
+_RETRY: Final = RelayRetry()
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 86_400_000
 #: Whole numbers, by field: least and most.
@@ -56,8 +57,8 @@ class OutboxConfig:
     #: No event is tried more often, whatever it asks for.
     max_retry_attempts: int = 10
     #: First wait of an event that Kafka refused; it doubles up to max_retry_backoff_ms.
-    retry_backoff_ms: int = 1000
-    max_retry_backoff_ms: int = 60_000
+    retry_backoff_ms: int = _RETRY.backoff_ms
+    max_retry_backoff_ms: int = _RETRY.max_backoff_ms
     #: Attempts before an event becomes a dead letter, unless it has max_delivery_attempts.
     dead_letter_threshold: int = 5
     #: Where dead letters are copied to; None: they stay in the database only.
@@ -143,7 +144,7 @@ def _check(name: str, value: Any) -> None:
             raise InvalidDefinition(name, f"{value!r} is neither True nor False", "correct it")
     elif name == "dead_letter_topic":
         if value is not None and not (
-            isinstance(value, str) and len(value) <= TOPIC_CHARACTERS and re.match(TOPIC, value)
+            isinstance(value, str) and len(value) <= TOPIC_CHARACTERS and re.fullmatch(TOPIC, value)
         ):
             remedy = "use 1 to 249 letters, digits, dots, underscores and hyphens, or None"
             raise InvalidDefinition(name, f"{value!r} is no Kafka topic name", remedy)
