@@ -9,9 +9,13 @@ import orjson
 import pytest
 
 from marty_msf.core.errors import InvalidDefinition, NotRunning, SchemaOutdated
-from marty_msf.patterns.outbox import EnhancedOutboxProcessor, EnhancedOutboxRepository, OutboxConfig
+from marty_msf.patterns.outbox import (
+    EnhancedOutboxProcessor,
+    EnhancedOutboxRepository,
+    OutboxConfig,
+    create_kafka_message_broker,
+)
 from marty_msf.store import outbox_position
-from tests.integration.patterns.kafka_address import broker
 from tests.support.drivers import DRIVERS
 from tests.support.kafka import count_topic, read_topic
 from tests.support.postgres import admin_url, database
@@ -23,7 +27,9 @@ QUICK = OutboxConfig(polling_interval_ms=20, retry_backoff_ms=50, max_retry_back
 
 
 def processor(url: str, bootstrap: str, config: OutboxConfig = QUICK) -> EnhancedOutboxProcessor:
-    return EnhancedOutboxProcessor(message_broker=broker(bootstrap), config=config, database_url=url)
+    return EnhancedOutboxProcessor(
+        message_broker=create_kafka_message_broker({"bootstrap_servers": bootstrap}), config=config, database_url=url
+    )
 
 
 async def enqueue(conn: asyncpg.Connection, topic: str, numbers: range) -> None:
@@ -159,7 +165,9 @@ async def test_the_database_of_an_sqlalchemy_engine_needs_no_url(
         repository = EnhancedOutboxRepository(driver.given, QUICK)
         async with driver.transaction():
             await repository.enqueue_event("order.events", "counted", {})
-        async with EnhancedOutboxProcessor(repository, broker(kafka_bootstrap)) as it:
+        async with EnhancedOutboxProcessor(
+            repository, create_kafka_message_broker({"bootstrap_servers": kafka_bootstrap})
+        ) as it:
             assert it.get_metrics().pending_events == 1
 
 
@@ -168,7 +176,9 @@ async def test_a_repository_of_another_database_is_noticed(
     name: str, postgres_url: str, migrated_template: str, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with database(migrated_template) as other, DRIVERS[name](other) as driver:
-        it = EnhancedOutboxProcessor(EnhancedOutboxRepository(driver.given), broker(kafka_bootstrap))
+        it = EnhancedOutboxProcessor(
+            EnhancedOutboxRepository(driver.given), create_kafka_message_broker({"bootstrap_servers": kafka_bootstrap})
+        )
         monkeypatch.setenv("MARTY_DATABASE_URL", postgres_url)
         with pytest.raises(InvalidDefinition, match=r"database_url: is not given.*another database"):
             await it.start()

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
-from marty_msf.core.resources.spec import Database, Kafka, SecretKeyRef
+from marty_msf.core.resources.spec import Database, SecretKeyRef
 from marty_msf.patterns.outbox import EventPriority, OutboxConfig
 from marty_msf.patterns.outbox.config import BOUNDS, relay_spec
 
@@ -14,16 +15,38 @@ from marty_msf.patterns.outbox.config import BOUNDS, relay_spec
 def test_what_is_not_said_is_as_in_a_resource() -> None:
     named = Database(url_secret_ref=SecretKeyRef(name="of-this-process"))
     assert relay_spec(OutboxConfig(), "k:9092") == OutboxRelaySpec(
-        database=named, kafka=Kafka(bootstrap_servers="k:9092")
+        database=named, kafka=ProducingKafka(bootstrap_servers="k:9092")
     )
 
 
 def test_what_is_said_reaches_the_spec() -> None:
-    config = OutboxConfig(batch_size=7, polling_interval_ms=9, prefetch_count=8, retry_backoff_ms=3)
-    config.max_retry_backoff_ms = 4
-    spec = relay_spec(config, "k:9092")
-    assert (spec.batch_size, spec.polling_interval_ms, spec.prefetch_count) == (7, 9, 8)
-    assert (spec.retry.backoff_ms, spec.retry.max_backoff_ms) == (3, 4)
+    config = OutboxConfig(
+        batch_size=7,
+        batch_timeout_ms=101,
+        enable_batch_optimization=False,
+        polling_interval_ms=9,
+        prefetch_count=8,
+        parallel_processors=3,
+        max_retry_attempts=6,
+        retry_backoff_ms=3,
+        dead_letter_topic="dead",
+        enable_dead_letter_analysis=False,
+        dead_letter_blocks_key=False,
+        priority_weights={EventPriority.HIGH: 30, EventPriority.NORMAL: 20, EventPriority.LOW: 10},
+    )
+    config.max_retry_backoff_ms, config.dead_letter_threshold = 4, 2
+    said = relay_spec(config, "k:9092").model_dump(by_alias=True, exclude={"kafka", "database", "state", "replicas"})
+    assert said == {
+        "batchSize": 7,
+        "batchTimeoutMs": 101,
+        "enableBatchOptimization": False,
+        "pollingIntervalMs": 9,
+        "prefetchCount": 8,
+        "parallelProcessors": 3,
+        "retry": {"maxAttempts": 6, "backoffMs": 3, "maxBackoffMs": 4},
+        "deadLetter": {"threshold": 2, "topic": "dead", "analysis": False, "blocking": "None"},
+        "priorities": {"high": 30, "normal": 20, "low": 10},
+    }
 
 
 @pytest.mark.parametrize("name", list(BOUNDS))

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.outgoing import EventPriority
-from marty_msf.core.resources.outbox_relay import OutboxRelaySpec, RelayRetry
-from marty_msf.core.resources.spec import TOPIC, Database, Kafka, SecretKeyRef
+from marty_msf.core.resources.kafka import ProducingKafka
+from marty_msf.core.resources.outbox_relay import Blocking, DeadLetter, OutboxRelaySpec, Priorities, RelayRetry
+from marty_msf.core.resources.spec import TOPIC, Database, SecretKeyRef
 
 _RETRY: Final = RelayRetry()
 _HOUR_MS: Final = 3_600_000
@@ -99,39 +100,30 @@ def relay_spec(config: OutboxConfig, bootstrap_servers: str) -> OutboxRelaySpec:
     """What an OutboxRelay with this configuration would say. Raises InvalidDefinition."""
     config.check()
     weights = config.priority_weights
-    given = {
-        "database": Database(url_secret_ref=SecretKeyRef(name="of-this-process")),
-        "kafka": Kafka(bootstrap_servers=bootstrap_servers),
-        "batch_size": config.batch_size,
-        "batch_timeout_ms": config.batch_timeout_ms,
-        "enable_batch_optimization": config.enable_batch_optimization,
-        "polling_interval_ms": config.polling_interval_ms,
-        "prefetch_count": config.prefetch_count,
-        "parallel_processors": config.parallel_processors,
-        "retry": {
-            "max_attempts": config.max_retry_attempts,
-            "backoff_ms": config.retry_backoff_ms,
-            "max_backoff_ms": config.max_retry_backoff_ms,
-        },
-        "dead_letter": {
-            "threshold": config.dead_letter_threshold,
-            "topic": config.dead_letter_topic,
-            "analysis": config.enable_dead_letter_analysis,
-            "blocking": "Key" if config.dead_letter_blocks_key else "None",
-        },
-        "priorities": {
-            "high": weights[EventPriority.HIGH],
-            "normal": weights[EventPriority.NORMAL],
-            "low": weights[EventPriority.LOW],
-        },
-    }
-    return OutboxRelaySpec.model_validate(_of_this_version(given))
-
-
-def _of_this_version(given: dict[str, Any]) -> dict[str, Any]:
-    known = {name: value for name, value in given.items() if name in OutboxRelaySpec.model_fields}
-    known["retry"] = {name: value for name, value in given["retry"].items() if name in RelayRetry.model_fields}
-    return known
+    return OutboxRelaySpec(
+        database=Database(url_secret_ref=SecretKeyRef(name="of-this-process")),
+        kafka=ProducingKafka(bootstrap_servers=bootstrap_servers),
+        batch_size=config.batch_size,
+        batch_timeout_ms=config.batch_timeout_ms,
+        enable_batch_optimization=config.enable_batch_optimization,
+        polling_interval_ms=config.polling_interval_ms,
+        prefetch_count=config.prefetch_count,
+        parallel_processors=config.parallel_processors,
+        retry=RelayRetry(
+            max_attempts=config.max_retry_attempts,
+            backoff_ms=config.retry_backoff_ms,
+            max_backoff_ms=config.max_retry_backoff_ms,
+        ),
+        dead_letter=DeadLetter(
+            threshold=config.dead_letter_threshold,
+            topic=config.dead_letter_topic,
+            analysis=config.enable_dead_letter_analysis,
+            blocking=Blocking.KEY if config.dead_letter_blocks_key else Blocking.NONE,
+        ),
+        priorities=Priorities(
+            high=weights[EventPriority.HIGH], normal=weights[EventPriority.NORMAL], low=weights[EventPriority.LOW]
+        ),
+    )
 
 
 def _check(name: str, value: Any) -> None:

@@ -13,10 +13,11 @@ from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.database import opened
+from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.config import OutboxConfig, relay_spec
 from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
 from marty_msf.patterns.outbox.running import Running
-from marty_msf.patterns.outbox.status import MessageBroker, OutboxMetrics
+from marty_msf.patterns.outbox.status import OutboxMetrics
 from marty_msf.store.database import translate
 from marty_msf.store.session import Session, is_of_this_database
 from marty_msf.worker.board import Board
@@ -39,7 +40,7 @@ class EnhancedOutboxProcessor:
     def __init__(
         self,
         repository: EnhancedOutboxRepository | None = None,
-        message_broker: MessageBroker | None = None,
+        message_broker: KafkaMessageBroker | None = None,
         config: OutboxConfig | None = None,
         *,
         database_url: str | None = None,
@@ -82,7 +83,9 @@ class EnhancedOutboxProcessor:
             if url is None and self._session:
                 await _check_database(pool, self._session)
             holder = f"{NAME}/{secrets.token_hex(4)}"
-            running = Running(Context(pool, holder, config.resource, self._board, new_registry(self._board)), config)
+            running = Running(
+                Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
+            )
             await running.start()
             stack.push_async_callback(running.stop)
             self._stack = stack.pop_all()

@@ -6,6 +6,8 @@ from typing import Final
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.worker_config import RelayConfig
+from marty_msf.patterns.outbox.broker import KafkaMessageBroker
+from marty_msf.patterns.outbox.gauges import OutboxGauges
 from marty_msf.patterns.outbox.status import OutboxMetrics
 from marty_msf.store.database import translate
 from marty_msf.store.outbox_failures import failures
@@ -20,11 +22,12 @@ LOOK_SECONDS: Final = 1.0
 class Running:
     """Publishes the outbox, again and again after losses of the database or of Kafka, until `stop`."""
 
-    def __init__(self, context: Context, config: RelayConfig) -> None:
+    def __init__(self, context: Context, config: RelayConfig, broker: KafkaMessageBroker) -> None:
         self.context = context
         #: As of the last look.
         self.metrics = OutboxMetrics()
-        self._role = RelayRole(context, config)
+        self._gauges = OutboxGauges(context.registry)
+        self._role = RelayRole(context, config, broker.producer)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -60,6 +63,7 @@ class Running:
             error_rate=round(found.failed_total / attempts, 4) if attempts else 0.0,
             processing_lag_seconds=totals.lag_seconds,
         )
+        self._gauges.show(self.metrics)
         return self.metrics
 
     async def _keep_looking(self) -> None:

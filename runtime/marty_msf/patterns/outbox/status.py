@@ -1,23 +1,6 @@
 """What the processor tells of itself."""
 
 from dataclasses import dataclass
-from typing import Protocol
-
-
-class KafkaAddress(Protocol):
-    """How Kafka is reached."""
-
-    @property
-    def servers(self) -> str:
-        """`host:port,…`"""
-        ...
-
-
-class MessageBroker(Protocol):
-    """What the processor needs of what create_kafka_message_broker makes."""
-
-    @property
-    def connection(self) -> KafkaAddress: ...
 
 
 @dataclass(frozen=True, slots=True)
