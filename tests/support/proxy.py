@@ -15,8 +15,9 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+    async def start(self, port: int = 0) -> None:
+        """At a port of its own, or at this one."""
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def cut(self) -> None:

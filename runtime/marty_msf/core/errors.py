@@ -107,6 +107,14 @@ class InvalidEvent(MartyError):
     """An event that cannot be published as it is: its topic, type, key, headers or size."""
 
 
+class PayloadTooLarge(InvalidEvent):
+    """An event whose payload is over the limit: keep the document elsewhere and send an identifier of it."""
+
+
+class OutsideTransaction(MartyError):
+    """A call that only means something in the caller's transaction came without one; nothing was written."""
+
+
 class HandlersUnusable(MartyError):
     """The module with the user's handlers cannot be imported, or lacks one that the definition names."""
 

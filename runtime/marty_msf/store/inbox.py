@@ -8,6 +8,8 @@ from typing import Final
 import orjson
 from asyncpg import Connection, Record
 
+from marty_msf.store.session import Executor
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
@@ -21,16 +23,18 @@ class Recorded:
 
 RECORD: Final = """
 WITH recorded AS (
-    INSERT INTO marty.inbox (consumer, source, event_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING 1
+    INSERT INTO marty.inbox (consumer, source, event_id) VALUES ($1::text, $2::text, $3::text)
+    ON CONFLICT DO NOTHING RETURNING 1
 )
 SELECT EXISTS (SELECT FROM recorded),
-       EXISTS (SELECT FROM marty.inbox_parked WHERE consumer = $1 AND md5(key) = md5($4::bytea) AND key = $4)
+       EXISTS (SELECT FROM marty.inbox_parked WHERE consumer = $1 AND md5(key) = md5($4::bytea) AND key = $4::bytea)
 """
 
 
-async def record(conn: Connection, consumer: str, source: str, event_id: str, key: bytes | None) -> Recorded:
+async def record(conn: Executor, consumer: str, source: str, event_id: str, key: bytes | None) -> Recorded:
     """Note in the transaction of an event's effects that it is handled; waits for others that handle it now."""
-    return Recorded(*await conn.fetchrow(RECORD, consumer, source, event_id, key))
+    (row,) = await conn.fetch(RECORD, consumer, source, event_id, key)
+    return Recorded(*row)
 
 
 FORGET: Final = "DELETE FROM marty.inbox WHERE consumer = $1 AND source = $2 AND event_id = $3"
@@ -189,12 +193,12 @@ async def count_parked(conn: Connection, consumer: str, limit: int) -> int:
 PRUNE: Final = """
 DELETE FROM marty.inbox WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM marty.inbox
-     WHERE consumer = $1 AND handled_at < now() - make_interval(hours => $2) LIMIT $3 FOR UPDATE SKIP LOCKED))
+     WHERE consumer = $1 AND handled_at < now() - make_interval(hours => $2::integer) LIMIT $3 FOR UPDATE SKIP LOCKED))
 RETURNING 1
 """
 
 
-async def prune(conn: Connection, consumer: str, hours: int, limit: int) -> int:
+async def prune(conn: Executor, consumer: str, hours: int, limit: int) -> int:
     """Forget up to `limit` events that the consumer handled longer ago; returns how many."""
     return len(await conn.fetch(PRUNE, consumer, hours, limit))
 

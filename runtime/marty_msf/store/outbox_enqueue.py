@@ -1,35 +1,64 @@
 """Adding events to the outbox from Python. Callers own the transaction: that is what the outbox is for."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
-import asyncpg
-import orjson
-from asyncpg import Connection
-
 from marty_msf.core.errors import InvalidEvent
+from marty_msf.core.outgoing import Outgoing
+from marty_msf.store.session import Executor, refusal
 
 ENQUEUE: Final = """
-SELECT marty.enqueue_event_bytes($1, $2, $3, $4, $5, $6::text::jsonb)
+SELECT marty.enqueue_event_bytes(
+    $1::text, $2::text, $3::bytea, $4::text, $5::text, $6::text::jsonb, $7::text, $8::integer, $9::timestamptz, $10::text)
 """
 
 
-async def enqueue(
-    conn: Connection,
-    topic: str,
-    event_type: str,
-    payload: bytes,
-    aggregate_id: str,
-    aggregate_type: str,
-    headers: Mapping[str, str],
-) -> int:
+async def enqueue(conn: Executor, event: Outgoing) -> int:
     """Add an event to the caller's transaction; returns its number. Raises InvalidEvent; then the transaction is lost."""
     try:
-        number: int = await conn.fetchval(
-            ENQUEUE, topic, event_type, payload, aggregate_id, aggregate_type, orjson.dumps(dict(headers)).decode()
-        )
-    except asyncpg.PostgresError as error:
-        if not (error.sqlstate or "").startswith("MA"):
-            raise
-        raise InvalidEvent(f"event {event_type!r}: {error}: {getattr(error, 'hint', None) or 'correct it'}") from error
-    return number
+        rows = await conn.fetch(ENQUEUE, *event)
+    except Exception as error:
+        if refused := _refused(error):
+            raise refused from error
+        raise
+    return int(rows[0][0])
+
+
+#: Sorted below the call, so that numbers rise in the order of the arrays.
+ENQUEUE_MANY: Final = """
+SELECT marty.enqueue_event_bytes(topic, event_type, payload, aggregate_id, aggregate_type, headers::jsonb, priority,
+                                 max_delivery_attempts, deliver_after, message_key)
+  FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
+                             $8::integer[], $9::timestamptz[], $10::text[])
+          WITH ORDINALITY AS given (topic, event_type, payload, aggregate_id, aggregate_type, headers, priority,
+                                    max_delivery_attempts, deliver_after, message_key, place)
+         ORDER BY place) AS event
+"""
+
+
+async def enqueue_many(conn: Executor, events: Sequence[Outgoing]) -> list[int]:
+    """Add events in their order, all or none, in one round trip; returns their numbers. Raises as above."""
+    if not events:
+        return []
+    columns = [list(column) for column in zip(*events, strict=True)]
+    try:
+        rows = await conn.fetch(ENQUEUE_MANY, *columns)
+    except Exception as error:
+        if refused := _refused(error):
+            raise refused from error
+        raise
+    return [int(row[0]) for row in rows]
+
+
+WAKE: Final = "SELECT marty.wake_relay()"
+
+
+async def wake(conn: Executor) -> None:
+    """Hint to a waiting relay that something was committed; for a transaction of its own."""
+    await conn.fetch(WAKE)
+
+
+def _refused(error: Exception) -> InvalidEvent | None:
+    """What marty.enqueue_event says against the event; None for every other error."""
+    state, message, hint = refusal(error)
+    return InvalidEvent(f"{message}: {hint or 'correct it'}") if state.startswith("MA") else None

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from marty_msf.core.errors import PoisonEvent
-from marty_msf.patterns.choreography.event import IDENTITY_BYTES, Received
+from marty_msf.core.event_identity import IDENTITY_BYTES
+from marty_msf.patterns.choreography.event import Received
 from marty_msf.worker.kafka_input import Record
 
 CONNECTION: Any = object()

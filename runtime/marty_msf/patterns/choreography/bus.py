@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
-import orjson
 from asyncpg import Connection
 
 from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, NotRunning
+from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
+from marty_msf.core.outgoing import outgoing
 from marty_msf.patterns.choreography.consumer import Retries
 from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
@@ -192,7 +193,7 @@ class EventBus:
 
         The transaction is `connection`'s (asyncpg), else that of the event being handled or of `transaction()`. Events
         with one `aggregate_id` keep their order; within a handler it is by default that of the event handled. `payload`
-        is any JSON value. Raises InvalidEvent and NotRunning; after an InvalidEvent the transaction can only roll back.
+        is any JSON value. Raises InvalidEvent and NotRunning, both before anything is written.
         """
         ongoing = ONGOING.get()
         conn = connection or (ongoing.connection if ongoing else None)
@@ -205,14 +206,18 @@ class EventBus:
         key = aggregate_id if aggregate_id is not None else cause.aggregate_id if cause else None
         if not key:
             raise InvalidEvent(f"event {event_type!r} has no aggregate_id: give the id of what it is about")
-        try:
-            encoded = orjson.dumps(payload)
-        except TypeError as error:
-            raise InvalidEvent(f"event {event_type!r}: its payload is no JSON ({error}): give JSON values") from None
         own = dict(headers or {})
         if cause and TRACE in cause.headers:
             own.setdefault(TRACE, cause.headers[TRACE])
-        await outbox_enqueue.enqueue(conn, topic or self._topic, event_type, encoded, key, aggregate_type, own)
+        event = outgoing(
+            topic=topic or self._topic,
+            event_type=event_type,
+            payload=encode(payload),
+            aggregate_id=key,
+            aggregate_type=aggregate_type,
+            headers=own,
+        )
+        await outbox_enqueue.enqueue(conn, event)
 
     async def parked(self, limit: int = 100) -> list[Parked]:
         """The oldest events whose handler failed for good, and those that wait behind them."""

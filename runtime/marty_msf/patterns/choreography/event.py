@@ -1,6 +1,5 @@
 """An event as a service receives it: read from a Kafka message or from a parked row, identified once and for all. Pure."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,13 +7,12 @@ from typing import Any, Final
 import orjson
 from asyncpg import Connection
 
+from marty_msf.core import event_identity
 from marty_msf.core.cloudevents import CONTENT_TYPE, Envelope, envelope
 from marty_msf.core.errors import PoisonEvent
 from marty_msf.store.inbox import Parked
 from marty_msf.worker.kafka_input import Record
 
-#: Of an identity in marty.inbox; what is longer is replaced by its hash.
-IDENTITY_BYTES: Final = 512
 TRACE: Final = "traceparent"
 _JSON: Final = ("application/json", "text/json")
 
@@ -58,13 +56,10 @@ class Received:
     @classmethod
     def of_record(cls, record: Record) -> "Received":
         """A Kafka message. Without `ce_id` its place in Kafka identifies it, which no producer repeats."""
-        headers = {
-            name: value.decode(errors="replace").replace("\0", "") for name, value in record.headers.items() if value
-        }
-        source, event_id = headers.get("ce_source", ""), headers.get("ce_id", "")
-        if not event_id:
-            source = f"kafka:{record.topic}/{record.partition}"
-            event_id = f"{record.offset}@{record.timestamp_ms}"
+        headers = {name: event_identity.text(value) for name, value in record.headers.items() if value}
+        source, event_id = event_identity.of_headers(headers) or event_identity.of_place(
+            record.topic, record.partition, record.offset, record.timestamp_ms
+        )
         return cls(
             record.topic,
             record.partition,
@@ -72,8 +67,8 @@ class Received:
             record.key,
             record.value,
             headers,
-            _short(source),
-            _short(event_id),
+            source,
+            event_id,
         )
 
     @classmethod
@@ -135,10 +130,3 @@ class Received:
             attempts,
             error,
         )
-
-
-def _short(text: str) -> str:
-    encoded = text.encode(errors="replace")
-    if len(encoded) <= IDENTITY_BYTES:
-        return text
-    return f"sha256:{hashlib.sha256(encoded).hexdigest()}"

@@ -9,7 +9,7 @@ from marty_msf.core.resources.kafka import BATCH_BYTES, Compression
 from marty_msf.patterns.kafka import CONNECTION_KEYS, choice, connection_of, refuse_unknown
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.health import brokers
-from marty_msf.worker.broker.producer import KafkaProducer, Tuning
+from marty_msf.worker.broker.producer import ACKNOWLEDGE_SECONDS, KafkaProducer, Tuning
 
 CLIENT_ID: Final = "marty-relay"
 #: Kafka keeps the order of an idempotent producer with so many requests at most.
@@ -44,9 +44,17 @@ class KafkaMessageBroker:
     tuning: Tuning
     client_id: str = CLIENT_ID
 
-    def producer(self, batch_bytes: MutableMapping[str, int]) -> KafkaProducer:
+    def producer(
+        self, batch_bytes: MutableMapping[str, int], acknowledge_seconds: float = ACKNOWLEDGE_SECONDS
+    ) -> KafkaProducer:
         """A producer that is not started yet; `batch_bytes` outlives it, see KafkaProducer."""
-        return KafkaProducer(self.connection, batch_bytes, self.client_id, tuning=self.tuning)
+        return KafkaProducer(
+            self.connection,
+            batch_bytes,
+            self.client_id,
+            tuning=self.tuning,
+            acknowledge_seconds=acknowledge_seconds,
+        )
 
     async def health_check(self) -> BrokerHealth:
         """Connect, log in and ask for the brokers; takes at most some ten seconds, and raises nothing."""

@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import web
 
@@ -42,14 +42,19 @@ OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 12
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
 
+#: Makes a producer from topic -> largest batch, which outlives it, and the deadline for acknowledgements in seconds.
+Producers: TypeAlias = Callable[[MutableMapping[str, int], float], KafkaProducer]
+
 
 class RelayRole:
     """Publishes the outbox of one database."""
 
-    def __init__(self, context: Context, config: RelayConfig) -> None:
+    def __init__(self, context: Context, config: RelayConfig, producers: Producers | None = None) -> None:
+        """`producers` makes them in place of `config.spec.kafka`, in a process that reaches Kafka in a way of its own."""
         self._context = context
         self._board = context.board
         self._spec = config.spec
+        self._producers = producers
         self._rules = rules_of(config.spec)
         self._waker = Waker(context.pool)
         self._scope = f"relay:{config.resource}"
@@ -231,11 +236,14 @@ class RelayRole:
             self._board.clear(*over)
 
     def _producer(self) -> KafkaProducer:
+        deadline_seconds = self._spec.batch_timeout_ms / 1000
+        if self._producers:
+            return self._producers(self._batch_bytes, deadline_seconds)
         return KafkaProducer(
             KafkaConnection.of(self._spec.kafka),
             self._batch_bytes,
             tuning=Tuning.of(self._spec.kafka.producer),
-            acknowledge_seconds=self._spec.batch_timeout_ms / 1000,
+            acknowledge_seconds=deadline_seconds,
         )
 
     async def _connected(self, stop: asyncio.Event, backoff: Backoff) -> KafkaProducer | None:

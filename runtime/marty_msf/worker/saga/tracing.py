@@ -65,6 +65,12 @@ def of_message(topic: str, saga_id: str, step: str, parent: str | None) -> str:
     return instant(f"send {topic}", "PRODUCER", own, attributes) or own
 
 
+def of_event(topic: str, parent: str | None) -> str | None:
+    """`instant` for an event that goes into the outbox; None where no trace is known of."""
+    attributes = {**_messaging(topic), "messaging.operation.type": "create", "messaging.operation.name": "create"}
+    return instant(f"create {topic}", "PRODUCER", parent, attributes)
+
+
 def note(attributes: Attributes) -> None:
     """Put more on the span that goes on here, if any."""
     if _INSTALLED:

@@ -1,0 +1,171 @@
+"""Publishing the outbox from a process of the application's own, with the relay that the pods of an OutboxRelay run."""
+
+import secrets
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from prometheus_client import CollectorRegistry
+
+from marty_msf.core.errors import InvalidDefinition, MartyError, NotRunning
+from marty_msf.core.names import LIBRARY_NAMESPACE
+from marty_msf.core.worker_config import RelayConfig
+from marty_msf.core.worker_status import ProblemReason
+from marty_msf.patterns.database import opened
+from marty_msf.patterns.outbox.broker import KafkaMessageBroker
+from marty_msf.patterns.outbox.config import OutboxConfig, relay_spec
+from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
+from marty_msf.patterns.outbox.running import Running
+from marty_msf.patterns.outbox.status import OutboxMetrics
+from marty_msf.store.database import translate
+from marty_msf.store.session import Session, is_of_this_database
+from marty_msf.worker.board import Board
+from marty_msf.worker.metrics import new_registry
+from marty_msf.worker.role import Context
+
+#: Of processors in the database: all processes are one relay, which share its lanes.
+NAME: Final = "outbox"
+#: Reading, positions, leases, numbers.
+CONNECTIONS: Final = 6
+
+
+class EnhancedOutboxProcessor:
+    """Publishes events, with every other process that has a processor for the same database.
+
+    A database's outbox is published by processors or by one OutboxRelay, never by both: who comes second waits
+    (`OutboxOwned` in health_check) and takes over a minute after the first one is gone.
+    """
+
+    def __init__(
+        self,
+        repository: EnhancedOutboxRepository | None = None,
+        message_broker: KafkaMessageBroker | None = None,
+        config: OutboxConfig | None = None,
+        *,
+        database_url: str | None = None,
+        data_directory: Path | None = None,
+    ) -> None:
+        """`config` is by default the repository's. Only the address of the repository's database is used, never its session.
+
+        The database is `database_url`, else that of the repository's SQLAlchemy engine, MARTY_DATABASE_URL or the embedded
+        PostgreSQL. Raises InvalidDefinition.
+        """
+        if message_broker is None:
+            raise InvalidDefinition("message_broker", "is missing", "give what create_kafka_message_broker returns")
+        self._session = repository.session if repository else None
+        self._broker = message_broker
+        self._config = config or (repository.config if repository else OutboxConfig())
+        relay_spec(self._config, message_broker.connection.servers)
+        self._database_url = database_url
+        self._data_directory = data_directory
+        self._board = Board()
+        self._running: Running | None = None
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Connect and publish until `stop`, with the configuration as it is now.
+
+        Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`), DatabaseMissing, and InvalidDefinition when
+        the repository writes to another database; Kafka's absence and later losses are waited out.
+        """
+        if self._running:
+            raise NotRunning("the outbox processor runs already: call stop() before the next start()")
+        spec = relay_spec(self._config, self._broker.connection.servers)
+        config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
+        self._board.clear()
+        self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
+        url = self._database_url or getattr(self._session, "url", None)
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(
+                opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)
+            )
+            if url is None and self._session:
+                await _check_database(pool, self._session)
+            holder = f"{NAME}/{secrets.token_hex(4)}"
+            running = Running(
+                Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
+            )
+            await running.start()
+            stack.push_async_callback(running.stop)
+            self._stack = stack.pop_all()
+        self._running = running
+
+    async def stop(self) -> None:
+        """Let events in flight be acknowledged and let go of Kafka and the database. Does nothing when it does not run."""
+        if self._running:
+            self._running = None
+            await self._stack.aclose()
+
+    def get_metrics(self) -> OutboxMetrics:
+        """Numbers of the whole outbox, as of the last second or two. Raises NotRunning."""
+        return self._at_work().metrics
+
+    async def get_processing_lag(self) -> float:
+        """Age of the oldest event that is committed and not yet published, in seconds; 0 without any.
+
+        Raises DatabaseUnavailable, NotRunning.
+        """
+        return (await self._at_work().look()).processing_lag_seconds
+
+    async def health_check(self) -> dict[str, Any]:
+        """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why.
+
+        Unhealthy while nothing can be published, or the lag is not below the configuration's healthy_lag_seconds.
+        """
+        running = self._running
+        if running is None:
+            return {"status": "unhealthy", "problems": ["the outbox processor is not started"]}
+        problems, lag, failed = [problem.message for problem in self._board.current()], None, None
+        unhealthy = self._board.blocked
+        try:
+            found = await running.look()
+        except MartyError as error:
+            problems, unhealthy = [str(error), *problems], True
+        else:
+            lag, failed = found.processing_lag_seconds, found.failed_events
+            if lag >= self._config.healthy_lag_seconds:
+                problems.append(
+                    f"the oldest event waits for {lag:.0f} s: {self._config.healthy_lag_seconds} are healthy"
+                )
+                unhealthy = True
+            if failed:
+                problems.append(f"{failed} dead letters wait for a person: see `marty dlq list`")
+        status = "unhealthy" if unhealthy else "degraded" if problems else "healthy"
+        return {"status": status, "problems": problems, "lag": lag, "failed_events": failed}
+
+    @property
+    def prometheus_registry(self) -> CollectorRegistry:
+        """What `prometheus_client` can expose: the metrics that a relay's pods have, of this process. Raises NotRunning."""
+        return self._at_work().context.registry
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def _at_work(self) -> Running:
+        if self._running is None:
+            raise NotRunning("the outbox processor is not started: await start() first")
+        return self._running
+
+
+async def _check_database(pool: Any, session: Session) -> None:
+    """Events that one database gets and another one is looked through for would never be published."""
+    pid = session.server_pid
+    if pid is None:
+        return
+    with translate():
+        async with pool.acquire() as conn:
+            if await is_of_this_database(conn, pid):
+                return
+    raise InvalidDefinition(
+        "database_url",
+        "is not given, and the repository's connection goes to another database than MARTY_DATABASE_URL (or, without it, "
+        "the embedded PostgreSQL)",
+        "give the URL of the database that the repository writes to",
+    )

@@ -1,0 +1,22 @@
+"""What the processor tells of itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMetrics:
+    """Numbers of the whole outbox, the same from every process that publishes it, at most a few seconds old."""
+
+    #: Committed and neither published nor given up.
+    pending_events: int = 0
+    #: Given up: dead letters that wait for a person.
+    failed_events: int = 0
+    #: Published, since the outbox was installed.
+    published_events: int = 0
+    #: Attempts that Kafka refused, since the outbox was installed.
+    failed_attempts: int = 0
+    events_per_second: float = 0.0
+    #: Refused attempts, as a share of all that were made.
+    error_rate: float = 0.0
+    #: Age of the oldest pending event.
+    processing_lag_seconds: float = 0.0

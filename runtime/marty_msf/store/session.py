@@ -1,0 +1,120 @@
+"""The connection that the application has, whatever its driver: our statements run on it, in its own transaction.
+
+A statement is written once, with `$1`: asyncpg and SQLAlchemy over asyncpg take it so, psycopg with a raw cursor.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from importlib import import_module
+from typing import Any, Final, Protocol
+
+import asyncpg
+from asyncpg.pool import PoolConnectionProxy
+
+from marty_msf.core.errors import InvalidDefinition, OutsideTransaction
+
+#: What to do, by the driver whose calls autocommit.
+_REMEDY: Final = "so this would not share the transaction of what it belongs to: {}"
+SUPPORTED: Final = (
+    "give an asyncpg connection, a psycopg AsyncConnection, or an AsyncSession or AsyncConnection of SQLAlchemy "
+    "over asyncpg or psycopg; from any other driver call the SQL function marty.enqueue_event"
+)
+
+
+class Executor(Protocol):
+    """What a statement of ours needs; an asyncpg connection has it by itself."""
+
+    async def fetch(self, query: str, *arguments: Any) -> Sequence[Sequence[Any]]: ...
+
+
+class Session(Executor, Protocol):
+    """The application's connection."""
+
+    @property
+    def server_pid(self) -> int | None:
+        """Process of the server that it talks to; None when that is not known without asking."""
+        ...
+
+    async def join(self) -> None:
+        """Make sure that the next statement is part of the caller's transaction. Raises OutsideTransaction."""
+        ...
+
+    def in_transaction(self) -> bool: ...
+
+    def block(self) -> AbstractAsyncContextManager[Any]:
+        """A savepoint in the caller's transaction, or a transaction of its own when there is none."""
+        ...
+
+
+class AsyncpgSession:
+    """A connection of asyncpg, also one that a pool lent."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+
+    @property
+    def server_pid(self) -> int | None:
+        return int(self._connection.get_server_pid())
+
+    async def fetch(self, query: str, *arguments: Any) -> Sequence[Sequence[Any]]:
+        rows: Sequence[Sequence[Any]] = await self._connection.fetch(query, *arguments)
+        return rows
+
+    async def join(self) -> None:
+        if not self.in_transaction():
+            raise outside("asyncpg", "`async with connection.transaction():` around both")
+
+    def in_transaction(self) -> bool:
+        return bool(self._connection.is_in_transaction())
+
+    def block(self) -> AbstractAsyncContextManager[Any]:
+        transaction: AbstractAsyncContextManager[Any] = self._connection.transaction()
+        return transaction
+
+
+def outside(driver: str, remedy: str) -> OutsideTransaction:
+    """The error for a connection that commits each statement by itself."""
+    return OutsideTransaction(f"this {driver} connection commits each statement by itself, " + _REMEDY.format(remedy))
+
+
+def session_of(given: object) -> Session:
+    """How to work on what the application gave. Raises InvalidDefinition for what it cannot be."""
+    if isinstance(given, asyncpg.Connection | PoolConnectionProxy):
+        return AsyncpgSession(given)
+    # Drivers are extras: who gives a connection of theirs has them.
+    roots = {kind.__module__.partition(".")[0] for kind in type(given).__mro__}
+    for root, module in (("psycopg", "psycopg_session"), ("sqlalchemy", "sqlalchemy_session")):
+        if root in roots and (made := import_module(f"marty_msf.store.{module}").session_of(given)) is not None:
+            session: Session = made
+            return session
+    raise InvalidDefinition("session", f"a {type(given).__module__}.{type(given).__qualname__} is no such", SUPPORTED)
+
+
+def refusal(error: BaseException) -> tuple[str, str, str]:
+    """SQLSTATE, message and hint of what the server refused, out of any driver's error; empty when it is none."""
+    for cause in _causes(error):
+        state = getattr(cause, "sqlstate", None)
+        if isinstance(state, str):
+            hint = getattr(cause, "hint", None) or getattr(getattr(cause, "diag", None), "message_hint", None)
+            message = getattr(cause, "message", None) or getattr(getattr(cause, "diag", None), "message_primary", None)
+            if hint or message:
+                return state, str(message or cause), str(hint or "")
+    return "", "", ""
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    for cause in (error, getattr(error, "orig", None), getattr(error, "__cause__", None)):
+        if isinstance(cause, BaseException):
+            yield cause
+            if cause is not error and isinstance(cause.__cause__, BaseException):
+                yield cause.__cause__
+
+
+SERVER_HAS: Final = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND datname = current_database())
+"""
+
+
+async def is_of_this_database(conn: Executor, pid: int) -> bool:
+    """Whether a process of the server works in the database of `conn`."""
+    return bool((await conn.fetch(SERVER_HAS, pid))[0][0])

@@ -1,0 +1,262 @@
+"""Events in the application's own transaction, whatever its driver: with the business row or not at all."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import orjson
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.patterns.outbox import (
+    EnhancedOutboxRepository,
+    EventPriority,
+    InvalidEvent,
+    OutboxConfig,
+    OutsideTransaction,
+    PayloadTooLarge,
+)
+from tests.support.drivers import DRIVERS, Driver, alchemy_url
+
+pytestmark = pytest.mark.postgres
+
+INSERT = "INSERT INTO orders VALUES ('o-1')"
+EVENTS = "SELECT event_type, aggregate_id, convert_from(payload, 'UTF8') FROM marty.outbox ORDER BY id"
+
+
+@pytest.fixture(params=DRIVERS.values(), ids=list(DRIVERS))
+async def driver(request: pytest.FixtureRequest, postgres_url: str, conn: asyncpg.Connection) -> AsyncIterator[Driver]:
+    await conn.execute("CREATE TABLE orders (id text PRIMARY KEY)")
+    opened: Callable[[str], AbstractAsyncContextManager[Driver]] = request.param
+    async with opened(postgres_url) as made:
+        yield made
+
+
+def event(**more: Any) -> dict[str, Any]:
+    return {"topic": "order.events", "event_type": "order_created", "payload": {"n": 1}, "aggregate_id": "o-1", **more}
+
+
+async def published(conn: asyncpg.Connection) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in await conn.fetch(EVENTS)]
+
+
+async def roll_back(driver: Driver, repository: EnhancedOutboxRepository) -> None:
+    async with driver.transaction():
+        await driver.execute(INSERT)
+        await repository.enqueue_event(**event())
+        raise OSError("the application fails")
+
+
+async def test_an_event_is_there_when_the_transaction_commits_and_not_when_it_rolls_back(
+    driver: Driver, conn: asyncpg.Connection
+) -> None:
+    repository = EnhancedOutboxRepository(driver.given)
+    with pytest.raises(OSError, match="the application fails"):
+        await roll_back(driver, repository)
+    assert (await published(conn), await conn.fetchval("SELECT count(*) FROM orders")) == ([], 0)
+
+    async with driver.transaction():
+        await driver.execute(INSERT)
+        number = await repository.enqueue_event(**event())
+        assert await published(conn) == [], "it was committed before the caller's transaction"
+    await repository.wake()
+    assert await published(conn) == [("order_created", "o-1", '{"n":1}')]
+    assert await conn.fetchval("SELECT id FROM marty.outbox") == number
+
+
+async def test_every_argument_reaches_the_row(driver: Driver, conn: asyncpg.Connection) -> None:
+    due = datetime.now(UTC) + timedelta(hours=1)
+    repository = EnhancedOutboxRepository(driver.given)
+    async with driver.transaction():
+        await repository.enqueue_event(
+            topic="order.events",
+            event_type="payment_failed",
+            payload=b"\x00\xff",
+            aggregate_id=77,
+            aggregate_type="order",
+            priority=EventPriority.HIGH,
+            max_delivery_attempts=10,
+            headers={"content-type": "application/x-protobuf", "tenant": "zürich"},
+            key="k-7",
+            deliver_after=due,
+            traceparent="00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
+        )
+        await repository.enqueue_event("t", "plain", {})
+    row, plain = await conn.fetch("SELECT * FROM marty.outbox ORDER BY id")
+    assert (row["payload"], row["aggregate_id"], row["aggregate_type"]) == (b"\x00\xff", "77", "order")
+    assert (row["priority"], row["max_attempts"], row["message_key"], row["deliver_after"]) == (2, 10, "k-7", due)
+    assert orjson.loads(row["headers"]) == {
+        "content-type": "application/x-protobuf",
+        "tenant": "zürich",
+        "traceparent": "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
+    }
+    assert (plain["aggregate_id"], plain["priority"], plain["headers"]) == (None, 1, None)
+    assert (plain["max_attempts"], plain["message_key"], plain["deliver_after"]) == (None, None, None)
+
+
+async def test_a_refused_event_leaves_the_transaction_as_it_was(driver: Driver, conn: asyncpg.Connection) -> None:
+    repository = EnhancedOutboxRepository(driver.given, OutboxConfig(dead_letter_topic="dead"))
+    async with driver.transaction():
+        await driver.execute(INSERT)
+        with pytest.raises(PayloadTooLarge, match=r"payload of 900\d+ bytes.*send an identifier"):
+            await repository.enqueue_event(**event(payload={"document": "x" * 900_000}))
+        with pytest.raises(InvalidEvent, match=r"payload\.items\[1\]\.price: .* is no JSON value"):
+            await repository.enqueue_event(**event(payload={"items": [{}, {"price": object()}]}))
+        with pytest.raises(InvalidEvent, match="dead_letter_topic"):
+            await repository.enqueue_event(**event(topic="dead"))
+        with pytest.raises(InvalidEvent, match=r"events\[1\]\.topic: 'no topic'"):
+            await repository.enqueue_events([event(), event(topic="no topic")])
+        await repository.enqueue_event(**event())
+    assert len(await published(conn)) == 1
+    assert await conn.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_what_is_accepted_here_at_its_limits_is_accepted_by_the_database(conn: asyncpg.Connection) -> None:
+    # 16,384 bytes as Postgres writes them: {"n0": "\\"…", "n1": …}.
+    headers = {f"n{n}": '"\n\x01\x7fü' for n in range(10)}
+    size = len(orjson.dumps(headers)) + 2 * len(headers) - 1
+    headers["n0"] += "x" * (16_384 - size)
+    async with conn.transaction():
+        await EnhancedOutboxRepository(conn).enqueue_event(
+            "t" * 249, "ü" * 100, b"x" * 900_000, "ü" * 256, "a" * 200, EventPriority.LOW, 1000, headers, "k" * 512
+        )
+    assert orjson.loads(await conn.fetchval("SELECT headers FROM marty.outbox")) == headers
+    assert await conn.fetchval("SELECT octet_length(headers::text) FROM marty.outbox") == 16_384
+
+
+async def test_a_batch_keeps_its_order_and_is_all_or_none(driver: Driver, conn: asyncpg.Connection) -> None:
+    repository = EnhancedOutboxRepository(driver.given)
+    async with driver.transaction():
+        assert await repository.enqueue_events([]) == []
+        numbers = await repository.enqueue_events(
+            [event(payload={"n": n}, priority="low", max_delivery_attempts=n or None) for n in range(300)]
+            + [event(payload=b"as it is", aggregate_id=None, headers={"a": "b"})]
+        )
+    assert numbers == sorted(numbers)
+    rows = await conn.fetch("SELECT id, payload, max_attempts FROM marty.outbox ORDER BY id")
+    assert [row["id"] for row in rows] == numbers
+    assert [orjson.loads(row["payload"])["n"] for row in rows[:-1]] == list(range(300))
+    assert [row["max_attempts"] for row in rows[:3]] == [None, 1, 2]
+    assert rows[-1]["payload"] == b"as it is"
+
+
+async def test_what_the_database_itself_refuses_is_told_as_an_invalid_event(
+    driver: Driver, conn: asyncpg.Connection
+) -> None:
+    # As after a migration that lowers the limit, while this process is older.
+    definition = await conn.fetchval("SELECT pg_get_functiondef('marty.enqueue_event_bytes'::regproc)")
+    await conn.execute(definition.replace("> 900000", "> 5"))
+    repository = EnhancedOutboxRepository(driver.given)
+    with pytest.raises(InvalidEvent, match=r"payload of 7 bytes.*identifier"):
+        async with driver.transaction():
+            await repository.enqueue_event(**event())
+
+
+async def test_the_wake_up_is_refused_inside_of_a_transaction(driver: Driver) -> None:
+    repository = EnhancedOutboxRepository(driver.given)
+    async with driver.transaction():
+        await repository.enqueue_event(**event())
+        with pytest.raises(OutsideTransaction, match="after the commit"):
+            await repository.wake()
+
+
+async def test_a_relay_that_listens_hears_the_wake_up(driver: Driver, conn: asyncpg.Connection) -> None:
+    heard = asyncio.Event()
+    await conn.add_listener("marty_outbox", lambda *_: heard.set())
+    await EnhancedOutboxRepository(driver.given).wake()
+    await asyncio.wait_for(heard.wait(), 20)
+
+
+async def test_two_drivers_in_one_outbox_keep_the_order_of_an_aggregate(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    await conn.execute("CREATE TABLE orders (id text PRIMARY KEY, version int NOT NULL)")
+    await conn.execute("INSERT INTO orders VALUES ('o-1', 0)")
+    update = "UPDATE orders SET version = version + 1 WHERE id = 'o-1' RETURNING version"
+
+    async def write(driver: Driver, version: Callable[[Any], Any]) -> None:
+        repository = EnhancedOutboxRepository(driver.given)
+        for _ in range(20):
+            async with driver.transaction():
+                n = await version(driver.given)
+                await repository.enqueue_event(**event(payload={"n": n}))
+
+    async def by_psycopg(connection: Any) -> Any:
+        return (await (await connection.execute(update)).fetchone())[0]
+
+    async with (
+        DRIVERS["asyncpg"](postgres_url) as one,
+        DRIVERS["psycopg"](postgres_url) as two,
+        DRIVERS["asyncpg"](postgres_url) as three,
+    ):
+        await asyncio.gather(
+            write(one, lambda given: given.fetchval(update)),
+            write(two, by_psycopg),
+            write(three, lambda given: given.fetchval(update)),
+        )
+    rows = await published(conn)
+    assert [orjson.loads(payload)["n"] for _, _, payload in rows] == list(range(1, 61))
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Base):
+    __tablename__ = "orders"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int]
+
+
+@pytest.mark.parametrize("name", ["asyncpg", "psycopg"])
+async def test_a_session_locks_the_aggregate_before_its_event_gets_its_number(
+    name: str, postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    await conn.execute("CREATE TABLE orders (id text PRIMARY KEY, version int NOT NULL)")
+    await conn.execute("INSERT INTO orders VALUES ('o-1', 0)")
+    engine = create_async_engine(alchemy_url(postgres_url, name))
+    async with AsyncSession(engine) as session:
+        order = await session.get_one(Order, "o-1")
+        order.version = 1
+        await EnhancedOutboxRepository(session).enqueue_event(**event())
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await conn.execute("SELECT FROM orders FOR UPDATE NOWAIT")
+        assert await published(conn) == []
+        await session.commit()
+    await engine.dispose()
+    assert len(await published(conn)) == 1
+
+
+async def test_outside_of_a_transaction_an_event_is_refused(postgres_url: str, conn: asyncpg.Connection) -> None:
+    with pytest.raises(OutsideTransaction, match=r"asyncpg connection commits each statement.*connection\.transaction"):
+        await EnhancedOutboxRepository(conn).enqueue_event(**event())
+    async with DRIVERS["psycopg autocommit"](postgres_url) as driver:
+        with pytest.raises(OutsideTransaction, match="autocommit=False"):
+            await EnhancedOutboxRepository(driver.given).enqueue_events([event()])
+    for name in ("asyncpg", "psycopg"):
+        engine = create_async_engine(alchemy_url(postgres_url, name), isolation_level="AUTOCOMMIT")
+        async with AsyncSession(engine) as session:
+            with pytest.raises(OutsideTransaction, match="AUTOCOMMIT"):
+                async with session.begin():
+                    await EnhancedOutboxRepository(session).enqueue_event(**event())
+        await engine.dispose()
+    assert await published(conn) == []
+
+
+async def test_what_is_no_connection_of_a_known_driver_is_refused_with_those_that_are(postgres_url: str) -> None:
+    engine = create_engine(alchemy_url(postgres_url, "psycopg"))
+    with engine.connect() as alchemy, psycopg.connect(postgres_url) as blocking:
+        for given in (None, "postgresql://", alchemy, blocking):
+            with pytest.raises(InvalidDefinition, match=r"asyncpg connection.*marty\.enqueue_event"):
+                EnhancedOutboxRepository(given)
+    engine.dispose()
+    async with asyncpg.create_pool(postgres_url, min_size=0) as pool:
+        with pytest.raises(InvalidDefinition, match="Pool"):
+            EnhancedOutboxRepository(pool)

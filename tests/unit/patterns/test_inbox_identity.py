@@ -1,0 +1,72 @@
+"""By what a message is known, whichever client read it."""
+
+from typing import Any
+
+import pytest
+from aiokafka.structs import ConsumerRecord
+
+from marty_msf.core.errors import InvalidDefinition, InvalidEvent
+from marty_msf.patterns.choreography import Event
+from marty_msf.patterns.outbox import Inbox
+from marty_msf.patterns.outbox.inbox import identity_of
+
+PAIRS = [("ce_source", b"/shop"), ("ce_id", b"e-1"), ("other", None)]
+
+
+class ConfluentMessage:
+    """As confluent-kafka has it: methods."""
+
+    def __init__(self, headers: Any) -> None:
+        self._headers = headers
+
+    def headers(self) -> Any:
+        return self._headers
+
+    def topic(self) -> str:
+        return "orders"
+
+    def partition(self) -> int:
+        return 3
+
+    def offset(self) -> int:
+        return 7
+
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 1700
+
+
+def aiokafka(headers: Any) -> Any:
+    return ConsumerRecord("orders", 3, 7, 1700, 0, None, b"", None, 0, 0, headers)
+
+
+def event() -> Event:
+    return Event("e-1", "t", "/shop", "a", "", None, {}, None, b"", None)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [PAIRS, tuple(PAIRS), dict(PAIRS), {"ce_source": "/shop", "ce_id": "e-1"}, event(), aiokafka(PAIRS), ConfluentMessage(PAIRS)],
+)  # fmt: skip
+def test_the_headers_say_who_an_event_is(message: Any) -> None:
+    assert identity_of(message) == ("/shop", "e-1")
+
+
+@pytest.mark.parametrize("message", [aiokafka(()), ConfluentMessage(None), ConfluentMessage([("ce_id", b"")])])
+def test_a_message_without_an_id_is_known_by_its_place(message: Any) -> None:
+    assert identity_of(message) == ("kafka:orders/3", "7@1700")
+
+
+@pytest.mark.parametrize("message", [{}, [], {"ce_source": "/shop"}, None, object()])
+def test_headers_without_an_id_are_refused_with_what_to_do(message: Any) -> None:
+    with pytest.raises(InvalidEvent, match=r"^headers\.ce_id: is missing.*give the Kafka message itself"):
+        identity_of(message)
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [(("a b",), "consumer"), ((None,), "consumer"), (("a", 0), "remember_hours"), (("a", "1"), "remember_hours")],
+)
+def test_an_inbox_has_a_name_and_a_number_of_hours(given: tuple[Any, ...], path: str) -> None:
+    with pytest.raises(InvalidDefinition) as refused:
+        Inbox(given[0], **({"remember_hours": given[1]} if len(given) > 1 else {}))
+    assert refused.value.path == path
