@@ -11,9 +11,10 @@ import pytest
 
 from marty_msf.core.saga.definition import stored_form
 from marty_msf.store import saga_instance
-from tests.contract.resources import SAGA
+from tests.contract.resources import RELAY, SAGA
 from tests.integration.saga.sagas import spec
 from tests.support.cluster import Cluster
+from tests.support.dead_letters import held
 from tests.support.processes import running
 from tests.support.space import Space
 
@@ -27,10 +28,10 @@ class Place(NamedTuple):
     kubeconfig: Path
     directory: Path
 
-    async def marty(self, *arguments: str) -> tuple[int, str]:
-        """`kubectl marty ARGUMENTS`: exit code, and stdout with stderr."""
+    async def marty(self, *arguments: str, group: str = "saga") -> tuple[int, str]:
+        """`marty GROUP ARGUMENTS`: exit code, and stdout with stderr."""
         environment = {"KUBECONFIG": str(self.kubeconfig), "MARTY_DATABASE_URL": ""}
-        command = ["-m", "marty_msf.cli", "saga", *arguments]
+        command = ["-m", "marty_msf.cli", group, *arguments]
         log = self.directory / secrets.token_hex(4)
         async with running(command, log, environment) as process:
             return await process.wait(), process.output()
@@ -84,6 +85,30 @@ async def test_what_the_cluster_lacks_is_told_with_the_remedy(place: Place) -> N
     code, output = await place.marty("list", "orders", "-n", namespace)
     assert code == 1
     assert f"Secret {namespace}/db of Saga orders: not found" in output
+
+
+async def test_dead_letters_are_found_through_the_relay(
+    place: Place, postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    namespace = place.space.namespace
+    number = await held(conn)
+    none = await place.marty("list", "-n", namespace, group="dlq")
+    spec = {**RELAY["spec"], "database": {"urlSecretRef": {"name": "db"}}}
+    await place.space.apply("OutboxRelay", "first", spec)
+    await place.space.apply("OutboxRelay", "second", spec)
+
+    redriven = await place.marty("redrive", str(number), "--yes", "-n", namespace, group="dlq")
+    status = await place.marty("status", "--relay", f"{namespace}/first", "-o", "json", group="outbox")
+    await place.space.write_secret("other", "uri", f"{postgres_url}?application_name=x")
+    await place.space.apply("OutboxRelay", "second", {**spec, "database": {"urlSecretRef": {"name": "other"}}})
+    several = await place.marty("list", "-n", namespace, group="dlq")
+    missing = await place.marty("list", "--relay", "nothing", "-n", namespace, group="dlq")
+
+    assert (none[0], f"namespace {namespace} has no OutboxRelay" in none[1]) == (1, True), none
+    assert (redriven[0], redriven[1].strip()) == (0, "1 dead letter redriven.")
+    assert json.loads(status[1])["held"] == 1
+    assert (several[0], f"several ({namespace}/first, {namespace}/second): give --relay" in several[1]) == (1, True)
+    assert (missing[0], f"OutboxRelay {namespace}/nothing: not found" in missing[1]) == (1, True), missing
 
 
 async def test_the_whole_type_is_paused_and_resumed_through_its_resource(place: Place) -> None:

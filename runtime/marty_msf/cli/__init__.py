@@ -11,6 +11,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str, str]]] = {
     "run": ("marty_msf.cli.run", "run", "Run a worker: saga, relay or projection."),
     "migrate": ("marty_msf.cli.migrate", "migrate", "Bring the database schema to this program's version."),
     "saga": ("marty_msf.cli.saga", "saga", "Look at saga instances, start them, and help those that need a person."),
+    "dlq": ("marty_msf.cli.dlq", "dlq", "Look at dead letters, redrive, edit or discard them."),
+    "outbox": ("marty_msf.cli.outbox", "outbox", "Look at the outbox, and mend it after a restore."),
     "version": ("marty_msf.cli.version", "version", "Print the version."),
 }
 

@@ -1,4 +1,4 @@
-"""What the command line asks the Kubernetes API: Saga resources and the secrets that name their databases."""
+"""What the command line asks the Kubernetes API: resources and the secrets that name their databases."""
 
 import base64
 import binascii
@@ -18,16 +18,15 @@ from marty_msf.core.resources.spec import GROUP, VERSION
 
 _TIMEOUT_SECONDS: Final = 10
 _CONFIG: Final[Any] = config  # ships no types
-_PLURAL: Final = KINDS["Saga"].plural
 _REASONS: Final = {
     401: "the API server does not know you: log in again, or choose another --context",
-    403: "you may not read it: ask for the right to get sagas and secrets in this namespace",
+    403: "you may not read it: ask for the right to get it, and secrets, in this namespace",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A Saga resource and its database."""
+    """A resource and its database."""
 
     resource: str
     url: str
@@ -48,46 +47,54 @@ class Cluster:
                 "set MARTY_DATABASE_URL or --database-url, or give --kubeconfig and --context"
             ) from error
 
-    def saga(self, name: str) -> Place:
-        """One Saga resource."""
-        what = f"Saga {self.namespace}/{name}"
-        return self._place(self._ask(what, self._custom.get_namespaced_custom_object, name))
+    def place(self, kind: str, name: str) -> Place:
+        """One resource."""
+        what = f"{kind} {self.namespace}/{name}"
+        return self._place(kind, self._ask(what, kind, self._custom.get_namespaced_custom_object, name))
 
-    def sagas(self) -> Sequence[Place]:
+    def places(self, kind: str) -> Sequence[Place]:
         """Those of the namespace."""
-        answer = self._ask(f"the Sagas of namespace {self.namespace}", self._custom.list_namespaced_custom_object)
-        return [self._place(item) for item in answer["items"]]
+        what = f"the {kind}s of namespace {self.namespace}"
+        answer = self._ask(what, kind, self._custom.list_namespaced_custom_object)
+        return [self._place(kind, item) for item in answer["items"]]
 
     def set_state(self, name: str, state: str, *, dry_run: bool) -> None:
-        """Change spec.state, as `kubectl patch` would."""
+        """Change spec.state of a Saga, as `kubectl patch` would."""
         body = {"spec": {"state": state}}
         options = {"dry_run": "All"} if dry_run else {}
-        self._ask(f"Saga {self.namespace}/{name}", self._custom.patch_namespaced_custom_object, name, body, **options)
+        what = f"Saga {self.namespace}/{name}"
+        self._ask(what, "Saga", self._custom.patch_namespaced_custom_object, name, body, **options)
 
     @property
     def _custom(self) -> Any:
         return client.CustomObjectsApi(self._api)
 
-    def _ask(self, what: str, call: Any, *arguments: Any, **options: Any) -> Any:
+    def _ask(self, what: str, kind: str, call: Any, *arguments: Any, **options: Any) -> Any:
         try:
             return call(
-                GROUP, VERSION, self.namespace, _PLURAL, *arguments, _request_timeout=_TIMEOUT_SECONDS, **options
+                GROUP,
+                VERSION,
+                self.namespace,
+                KINDS[kind].plural,
+                *arguments,
+                _request_timeout=_TIMEOUT_SECONDS,
+                **options,
             )
         except (ApiException, HTTPError) as error:
-            raise _failure(what, error) from error
+            raise _failure(what, kind, error) from error
 
-    def _place(self, saga: dict[str, Any]) -> Place:
-        namespace, name = saga["metadata"]["namespace"], saga["metadata"]["name"]
-        reference = saga["spec"]["database"]["urlSecretRef"]
+    def _place(self, kind: str, found: dict[str, Any]) -> Place:
+        namespace, name = found["metadata"]["namespace"], found["metadata"]["name"]
+        reference = found["spec"]["database"]["urlSecretRef"]
         secret, key = reference["name"], reference.get("key", "uri")
-        what = f"Secret {namespace}/{secret} of Saga {name}"
+        what = f"Secret {namespace}/{secret} of {kind} {name}"
         try:
-            found = client.CoreV1Api(self._api).read_namespaced_secret(
+            secret_found = client.CoreV1Api(self._api).read_namespaced_secret(
                 secret, namespace, _request_timeout=_TIMEOUT_SECONDS
             )
-            url = base64.b64decode((found.data or {})[key], validate=True).decode()
+            url = base64.b64decode((secret_found.data or {})[key], validate=True).decode()
         except (ApiException, HTTPError) as error:
-            raise _failure(what, error) from error
+            raise _failure(what, kind, error) from error
         except (KeyError, binascii.Error, UnicodeDecodeError) as error:
             raise click.ClickException(
                 f"{what}: has no readable key {key!r}: write the database's URL there"
@@ -102,10 +109,12 @@ def _namespace(kubeconfig: str | None, context: str | None) -> str:
     return str(chosen["context"].get("namespace") or "default")
 
 
-def _failure(what: str, error: Exception) -> click.ClickException:
+def _failure(what: str, kind: str, error: Exception) -> click.ClickException:
     if isinstance(error, ApiException):
         if error.status == 404:
-            return click.ClickException(f"{what}: not found: look with `kubectl get sagas -A`, and give -n NAMESPACE")
+            return click.ClickException(
+                f"{what}: not found: look with `kubectl get {KINDS[kind].plural} -A`, and give -n NAMESPACE"
+            )
         reason = _REASONS.get(error.status, f"the API server answered {error.status} {error.reason}")
         return click.ClickException(f"{what}: {reason}")
     return click.ClickException(f"{what}: the API server does not answer ({type(error).__name__}): check --context")

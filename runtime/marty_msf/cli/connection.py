@@ -1,4 +1,4 @@
-"""Which database a command works on, and the sagas it may touch there."""
+"""Which database a command works on, and what it may touch there."""
 
 import asyncio
 from collections import defaultdict
@@ -14,6 +14,7 @@ import click
 from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl, InvalidDefinition, MartyError
+from marty_msf.core.resources.kinds import Role
 from marty_msf.core.saga.ended import gone
 from marty_msf.core.saga.short_ids import shortened, span
 from marty_msf.store import saga_history, saga_list
@@ -30,12 +31,13 @@ _NAMED: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A database, and which of its sagas are meant; None stands for all."""
+    """A database, and which of its resources are meant; None stands for all."""
 
     url: str
     resources: tuple[str, ...] | None
     #: It was found through the cluster, so its address may only be known inside.
     of_cluster: bool
+    role: Role = Role.SAGA
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +71,30 @@ class Target:
         target = Target(None, namespace, self.context, self.kubeconfig) if namespace else self
         cluster = target.cluster()
         if name:
-            place = cluster.saga(plain)
+            place = cluster.place("Saga", plain)
             return [Site(place.url, (place.resource,), of_cluster=True)]
         by_url: defaultdict[str, list[str]] = defaultdict(list)
-        for place in cluster.sagas():
+        for place in cluster.places("Saga"):
             by_url[place.url].append(place.resource)
         if not by_url:
             raise click.ClickException(f"namespace {cluster.namespace} has no Saga: give -n NAMESPACE")
         return [Site(url, tuple(resources), of_cluster=True) for url, resources in by_url.items()]
+
+    def outbox(self, name: str | None) -> Site:
+        """The database of the OutboxRelay `name`, or of the only one. Raises click.ClickException."""
+        if self.database_url:
+            return Site(self.database_url, None, of_cluster=False, role=Role.RELAY)
+        namespace, _, plain = (name or "").rpartition("/")
+        target = Target(None, namespace, self.context, self.kubeconfig) if namespace else self
+        cluster = target.cluster()
+        places = [cluster.place("OutboxRelay", plain)] if plain else cluster.places("OutboxRelay")
+        if not places:
+            raise click.ClickException(f"namespace {cluster.namespace} has no OutboxRelay: give -n NAMESPACE")
+        if len({it.url for it in places}) > 1:
+            raise click.ClickException(
+                f"namespace {cluster.namespace} has several ({_named([it.resource for it in places])}): give --relay NAME"
+            )
+        return Site(places[0].url, tuple(it.resource for it in places), of_cluster=True, role=Role.RELAY)
 
 
 def _chosen(known: Sequence[str], name: str | None, namespace: str | None) -> tuple[str, ...] | None:
@@ -104,12 +122,13 @@ async def opened(site: Site) -> AsyncIterator[Connection]:
     """A connection. Raises click.ClickException when there is none."""
     try:
         with translate():
-            conn = await connect(site.url, server_settings={"application_name": "marty saga"})
+            conn = await connect(site.url, server_settings={"application_name": f"marty {site.role}"})
     except InvalidDatabaseUrl as error:
         raise click.UsageError(str(error)) from error
     except DatabaseUnavailable as error:
         hint = (
-            " (its address may only be known inside the cluster: run `kubectl exec deploy/NAME-saga -- marty saga …`, "
+            " (its address may only be known inside the cluster: run "
+            f"`kubectl exec deploy/NAME-{site.role} -- marty …`, "
             "or forward its port and give --database-url)"
             if site.of_cluster
             else ""
@@ -176,7 +195,7 @@ def target_options(command: Callable[..., T]) -> Callable[..., T]:
         envvar="MARTY_DATABASE_URL",
         help="postgresql://…; default: MARTY_DATABASE_URL, else the cluster.",
     )
-    @click.option("-n", "--namespace", help="Namespace of the Saga.")
+    @click.option("-n", "--namespace", help="Namespace of the resource.")
     @click.option("--context", help="Context of the kubeconfig.")
     @click.option("--kubeconfig", help="Path of the kubeconfig.")
     @wraps(command)

@@ -23,10 +23,10 @@ class Done:
         return json.loads(self.out)
 
 
-async def marty(url: str, *arguments: str, answer: str | None = None) -> Done:
-    """`marty saga ARGUMENTS` on this database. `answer` is typed when it asks back."""
+async def marty(url: str, *arguments: str, answer: str | None = None, group: str = "saga") -> Done:
+    """`marty saga ARGUMENTS` (or another group) on this database. `answer` is typed when it asks back."""
     environment = {"MARTY_DATABASE_URL": url, "NO_COLOR": "1", "COLUMNS": "200"}
-    result = await asyncio.to_thread(CliRunner().invoke, main, ["saga", *arguments], input=answer, env=environment)
+    result = await asyncio.to_thread(CliRunner().invoke, main, [group, *arguments], input=answer, env=environment)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Done(result.exit_code, result.stdout, result.stderr)
