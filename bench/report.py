@@ -30,7 +30,7 @@ CONTENDERS: Final[Mapping[str, tuple[str, str]]] = {
     ),
     "restate": ("Restate 1.7.12", "own log on disk instead of Postgres; handlers in Python, customers in Go"),
     "marty http": ("Marty over HTTP", "the same worker, steps as calls to a local Go service"),
-    "bare http client": ("bare HTTP client", "no sagas: one call each, by the same client to the same service"),
+    "bare http client": ("bare HTTP client", "no sagas: one call each, by aiohttp's client to the same service"),
 }
 PROCESSES: Final = ("worker", "client", "customers", "server", "service", "postgres")
 

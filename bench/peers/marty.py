@@ -1,7 +1,7 @@
 """Our own side: the role of the saga pod in one process, driven like the peers. DATABASE_URL names a migrated database.
 
 Arguments: `python`, steps that are functions of the process (call.python); `http HOST:PORT`, steps that are calls to a service; or
-`bare HOST:PORT`, no saga at all: the same calls by the same client, as many and as fast as it can make them.
+`bare HOST:PORT`, no saga at all: the same calls by aiohttp's client, as many and as fast as it can make them.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from marty_msf.store.database import open_pool
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
-from marty_msf.worker.saga.calling.http_caller import session
 from marty_msf.worker.saga.memory import Live
 from marty_msf.worker.saga.metrics import Ended
 from marty_msf.worker.saga.role import SagaRole
@@ -107,8 +106,10 @@ async def bare(service: str) -> None:
             await response.read()
         return COMPLETED
 
-    client: aiohttp.ClientSession
-    async with session(WORKERS) as client:
+    connector = aiohttp.TCPConnector(limit=WORKERS)
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+    ) as client:
         await serve(one)
 
 

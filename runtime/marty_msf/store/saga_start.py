@@ -49,6 +49,7 @@ WITH asked AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
      WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($8::bigint[])[l.lane + 1]
+       AND l.lane = ANY (ARRAY(SELECT lane FROM asked))
      ORDER BY l.lane FOR SHARE OF l
 ), mask AS MATERIALIZED (
     SELECT coalesce(bit_or(1::bigint << lane), 0) AS lanes FROM held

@@ -112,6 +112,7 @@ def by_lane(epochs: Mapping[int, int]) -> list[int]:
     return [epochs.get(lane, -1) for lane in range(LANES)]
 
 
-# A plan made while the tables were tiny would scan them from end to end, and be kept while they grow.
-PLAN_FOR_INDEXES: Final = "SET enable_seqscan = off"
-PLAN_AS_USUAL: Final = "RESET enable_seqscan"
+# A plan made while the tables were tiny would scan them from end to end, and be kept while they grow. There is one plan
+# for all batches: of short arrays Postgres would make a new one each time, which costs as much as starting an instance.
+PLAN_FOR_INDEXES: Final = "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan"
+PLAN_AS_USUAL: Final = "RESET enable_seqscan; RESET plan_cache_mode"

@@ -18,7 +18,8 @@ from marty_msf.core.saga.outcome import Outcome
 from marty_msf.store import saga_instance
 from marty_msf.worker.board import Board
 from marty_msf.worker.saga.calling.calls import Caller, Request
-from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.http_client import session
 from marty_msf.worker.saga.calling.reachability import Reachability
 from marty_msf.worker.saga.calling.secret_files import SecretFiles
 from marty_msf.worker.saga.definitions import Definitions
@@ -73,7 +74,7 @@ async def run_pass(
     orders: Sequence[Mapping[str, Any]] = ORDERS,
 ) -> None:
     """Start the orders one after the other, each when the one before is settled."""
-    async with pool_of(url) as plain, session(10) as client:
+    async with pool_of(url) as plain, session() as client:
         pool: Any = RecordingPool(plain, effects) if effects else plain
         caller: Caller = HttpCaller(client, Reachability(Board(), time.time), SecretFiles(Path("/nowhere")))
         ended = asyncio.Semaphore(0)

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import pytest
 
 from marty_msf.core.saga.events import Failed, Misconfigured, Rejected, Succeeded, Unusable
@@ -20,7 +19,8 @@ from marty_msf.core.trace import of_saga
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.board import Board
 from marty_msf.worker.saga.calling.calls import Request
-from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.http_client import HttpClient, session
 from marty_msf.worker.saga.calling.reachability import FORGOTTEN_SECONDS, TOLD_FROM, Reachability
 from marty_msf.worker.saga.calling.secret_files import SecretFiles
 from tests.support.processes import free_port
@@ -80,12 +80,12 @@ def request(
     return Request(service, "charge", False, "s:charge:do:1", body, seconds, step, context or {}, "s")
 
 
-def caller_of(client: aiohttp.ClientSession, board: Board | None = None, secrets: Path = NOWHERE) -> HttpCaller:
+def caller_of(client: HttpClient, board: Board | None = None, secrets: Path = NOWHERE) -> HttpCaller:
     return HttpCaller(client, Reachability(board or Board(), time.time), SecretFiles(secrets))
 
 
 async def call(port: int, seconds: float = 2) -> object:
-    async with session(4) as client:
+    async with session() as client:
         return await caller_of(client).call(request(f"127.0.0.1:{port}", seconds=seconds))
 
 
@@ -153,7 +153,7 @@ async def test_a_refused_connection_had_no_effect_and_is_told_when_it_lasts() ->
     board, port = Board(), free_port()
     now = [1000.0]
     reachability = Reachability(board, lambda: now[0])
-    async with session(4) as client:
+    async with session() as client:
         caller = HttpCaller(client, reachability, SecretFiles(NOWHERE))
         for _ in range(TOLD_FROM):
             assert board.current() == []
@@ -183,7 +183,7 @@ def test_an_unreachable_service_that_nobody_calls_any_more_is_forgotten() -> Non
 
 
 async def test_a_name_that_does_not_resolve_had_no_effect() -> None:
-    async with session(4) as client:
+    async with session() as client:
         outcome = await caller_of(client).call(request("no-such-host.invalid", seconds=5))
 
     assert isinstance(outcome, Failed)
@@ -194,7 +194,7 @@ async def test_a_call_of_another_form_is_made_as_it_says(tmp_path: Path) -> None
     secret = tmp_path / "pay" / "token"
     secret.parent.mkdir()
     secret.write_text("Bearer one\n")
-    async with serving(Server(http("200 OK"))) as server, session(4) as client:
+    async with serving(Server(http("200 OK"))) as server, session() as client:
         form = {
             "url": f"http://127.0.0.1:{server.port}/orders/{{order.id}}?currency={{currency}}",
             "method": "PUT",
@@ -210,7 +210,7 @@ async def test_a_call_of_another_form_is_made_as_it_says(tmp_path: Path) -> None
 
 
 async def test_a_url_with_a_name_that_is_nowhere_is_a_misconfiguration() -> None:
-    async with session(4) as client:
+    async with session() as client:
         outcome = await caller_of(client).call(request("unused.invalid", http={"url": "http://127.0.0.1:1/{order_id}"}))
 
     assert isinstance(outcome, Misconfigured)
@@ -219,7 +219,7 @@ async def test_a_url_with_a_name_that_is_nowhere_is_a_misconfiguration() -> None
 
 async def test_without_its_secret_the_call_waits_for_it() -> None:
     form = {"headersFrom": [{"name": "Authorization", "secretRef": {"name": "pay", "key": "token"}}]}
-    async with serving(Server(http("200 OK"))) as server, session(4) as client:
+    async with serving(Server(http("200 OK"))) as server, session() as client:
         outcome = await caller_of(client).call(request(f"127.0.0.1:{server.port}", http=form))
 
     assert isinstance(outcome, Failed)
@@ -237,7 +237,7 @@ async def test_only_the_named_authority_is_trusted(tmp_path: Path) -> None:
     subprocess.run([*make, *name], check=True, capture_output=True)  # noqa: ASYNC221  # before anything waits
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    async with serving(Server(http("200 OK")), tls) as server, session(4) as client:
+    async with serving(Server(http("200 OK")), tls) as server, session() as client:
         url = {"url": f"https://localhost:{server.port}/charge"}
         caller = caller_of(client, secrets=tmp_path)
         trusting = url | {"tls": {"caSecretRef": {"name": "pay-ca"}}}

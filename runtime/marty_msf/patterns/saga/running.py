@@ -21,7 +21,8 @@ from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga.calling.breaker import Breakers
 from marty_msf.worker.saga.calling.handlers import Handlers
-from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.http_client import session
 from marty_msf.worker.saga.calling.reachability import Reachability
 from marty_msf.worker.saga.calling.secret_files import SecretFiles
 from marty_msf.worker.saga.calling.step_cache import StepCache
@@ -138,7 +139,7 @@ class Running:
         """See Role.run. Raises DatabaseUnavailable."""
         context = self.context
         context.board.clear(ProblemReason.INTERNAL_ERROR)
-        async with session(self._workers) as client:
+        async with session() as client:
             http = HttpCaller(client, self._reachability, SecretFiles(Path(SECRETS_DIRECTORY)))
             engine = Engine(
                 context.pool,

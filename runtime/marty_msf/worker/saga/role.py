@@ -33,7 +33,8 @@ from marty_msf.worker.saga.calling import user_code
 from marty_msf.worker.saga.calling.callers import Callers
 from marty_msf.worker.saga.calling.calls import Caller
 from marty_msf.worker.saga.calling.handlers import Handlers
-from marty_msf.worker.saga.calling.http_caller import HttpCaller, session
+from marty_msf.worker.saga.calling.http_caller import HttpCaller
+from marty_msf.worker.saga.calling.http_client import session
 from marty_msf.worker.saga.calling.reachability import Reachability
 from marty_msf.worker.saga.calling.redis_cache import RedisCache
 from marty_msf.worker.saga.calling.secret_files import SecretFiles
@@ -203,7 +204,7 @@ class SagaRole:
         self._definitions.follow(user_code.guarded(self._spec, handlers))
         cache = self._cache(handlers, secrets)
         try:
-            async with session(self._spec.workers) as client:
+            async with session() as client:
                 caller = Callers(HttpCaller(client, self._reachability, secrets), handlers)
                 yield traced(caller, self._context.resource), cache
         finally:
