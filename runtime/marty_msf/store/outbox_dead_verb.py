@@ -29,6 +29,11 @@ SELECT id, lane, cause
  LIMIT $9
 """
 
+# A working relay writes its lanes' rows in an order of its own, always behind this one: so nobody waits in a circle.
+LOCK_OUTBOX: Final = """
+SELECT 1 FROM marty.outbox_owner FOR UPDATE
+"""
+
 LOCK_LANES: Final = """
 SELECT 1 FROM marty.outbox_position WHERE lane = ANY($1::smallint[]) ORDER BY lane FOR UPDATE
 """
@@ -45,6 +50,7 @@ async def pick(conn: Connection, chosen: Choice, above: int, limit: int) -> list
     Needs a transaction. Some of them may have been taken by somebody else before the lock was ours.
     """
     rows = await conn.fetch(PICK, *arguments(chosen), above, limit)
+    await conn.execute(LOCK_OUTBOX)
     await conn.execute(LOCK_LANES, sorted({row["lane"] for row in rows}))
     await conn.execute(LOCK_CAUSES, sorted({row["cause"] for row in rows if row["cause"] is not None}))
     return [row["id"] for row in rows]

@@ -51,13 +51,15 @@ class Loaded:
 
 async def load(conn: Connection, lanes: Sequence[int]) -> Loaded:
     """To be asked after the lanes became ours: their former owner can add nothing then."""
-    counts = await conn.fetch(LOAD_COUNTS, lanes)
-    keys = await conn.fetch(LOAD_KEYS, lanes) if counts else []
-    return Loaded(
-        [(row["lane"], row["aggregate_id"]) for row in keys],
-        {row["lane"]: row["held"] for row in counts},
-        {row["lane"]: row["dead"] for row in counts},
-    )
+    held, dead = await counts(conn, lanes)
+    keys = await conn.fetch(LOAD_KEYS, lanes) if held else []
+    return Loaded([(row["lane"], row["aggregate_id"]) for row in keys], held, dead)
+
+
+async def counts(conn: Connection, lanes: Collection[int]) -> tuple[Mapping[int, int], Mapping[int, int]]:
+    """lane -> events held that are not dead, and lane -> dead letters, where there are any."""
+    rows = await conn.fetch(LOAD_COUNTS, sorted(lanes))
+    return {row["lane"]: row["held"] for row in rows}, {row["lane"]: row["dead"] for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

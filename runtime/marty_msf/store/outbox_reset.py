@@ -13,9 +13,15 @@ SELECT lane, system_identifier <> (SELECT system_identifier FROM pg_control_syst
   FROM marty.outbox_position ORDER BY lane FOR UPDATE
 """
 
+# See outbox_dead_verb.
+LOCK_OUTBOX: Final = """
+SELECT 1 FROM marty.outbox_owner FOR UPDATE
+"""
+
 
 async def restored(conn: Connection) -> bool:
     """Whether a lane's position is another cluster's; all of them are locked until the transaction ends."""
+    await conn.execute(LOCK_OUTBOX)
     return any(row["foreign_cluster"] for row in await conn.fetch(LOCK))
 
 

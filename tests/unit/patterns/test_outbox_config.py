@@ -32,6 +32,8 @@ def test_what_is_said_reaches_the_spec() -> None:
         dead_letter_topic="dead",
         enable_dead_letter_analysis=False,
         dead_letter_blocks_key=False,
+        published_retention_hours=11,
+        archive_table="old_events",
         priority_weights={EventPriority.HIGH: 30, EventPriority.NORMAL: 20, EventPriority.LOW: 10},
     )
     config.max_retry_backoff_ms, config.dead_letter_threshold = 4, 2
@@ -46,6 +48,7 @@ def test_what_is_said_reaches_the_spec() -> None:
         "retry": {"maxAttempts": 6, "backoffMs": 3, "maxBackoffMs": 4},
         "deadLetter": {"threshold": 2, "topic": "dead", "analysis": False, "blocking": "None"},
         "priorities": {"high": 30, "normal": 20, "low": 10},
+        "retention": {"publishedHours": 11, "archiveTable": "old_events"},
     }
 
 

@@ -10,7 +10,8 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.outgoing import EventPriority
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_relay import Blocking, DeadLetter, OutboxRelaySpec, Priorities, RelayRetry
-from marty_msf.core.resources.spec import TOPIC, Database, SecretKeyRef
+from marty_msf.core.resources.outbox_retention import Retention
+from marty_msf.core.resources.spec import IDENTIFIER, TOPIC, Database, SecretKeyRef
 
 _RETRY: Final = RelayRetry()
 _HOUR_MS: Final = 3_600_000
@@ -27,6 +28,7 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
         "retry_backoff_ms": (1, _HOUR_MS),
         "max_retry_backoff_ms": (1, _DAY_MS),
         "dead_letter_threshold": (1, 1000),
+        "published_retention_hours": (1, 8760),
         "healthy_lag_seconds": (1, 86_400),
     }
 )
@@ -70,6 +72,10 @@ class OutboxConfig:
     dead_letter_blocks_key: bool = True
     #: Shares of what goes out while everything waits.
     priority_weights: Mapping[EventPriority, int] = field(default_factory=_weights)
+    #: Published events stay at least so long, and about half as long again at most.
+    published_retention_hours: int = 24
+    #: Table in the schema marty that gets a copy before they go; None: no copy.
+    archive_table: str | None = None
     #: Publishing is healthy while the oldest waiting event is younger.
     healthy_lag_seconds: int = 60
 
@@ -123,6 +129,7 @@ def relay_spec(config: OutboxConfig, bootstrap_servers: str) -> OutboxRelaySpec:
         priorities=Priorities(
             high=weights[EventPriority.HIGH], normal=weights[EventPriority.NORMAL], low=weights[EventPriority.LOW]
         ),
+        retention=Retention(published_hours=config.published_retention_hours, archive_table=config.archive_table),
     )
 
 
@@ -140,6 +147,10 @@ def _check(name: str, value: Any) -> None:
         ):
             remedy = "use 1 to 249 letters, digits, dots, underscores and hyphens, or None"
             raise InvalidDefinition(name, f"{value!r} is no Kafka topic name", remedy)
+    elif name == "archive_table":
+        if value is not None and not (isinstance(value, str) and re.fullmatch(IDENTIFIER, value)):
+            remedy = "use 1 to 63 lower-case letters, digits and underscores, a letter first, or None"
+            raise InvalidDefinition(name, f"{value!r} is no table name", remedy)
     elif name == "priority_weights":
         _check_weights(value)
 

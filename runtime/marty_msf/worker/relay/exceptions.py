@@ -48,6 +48,10 @@ class HeldKeys:
         self._held.update(held)
         self._dead.update(dead)
 
+    def recount(self, held: Mapping[int, int], dead: Mapping[int, int]) -> None:
+        """What the database counts for all of our lanes: people's verbs move events too."""
+        self._held, self._dead = Counter(held), Counter(dead)
+
     def drop(self, lane: int) -> None:
         """The lane is no longer ours."""
         for known in (self._stored, self._pending, self._held, self._dead):

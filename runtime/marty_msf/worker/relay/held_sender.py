@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 HEADS: Final = 200
 CHAIN: Final = 500
 COPIES: Final = 100
+#: Between two looks at what people's verbs have changed.
+COUNT_SECONDS: Final = 2
 #: Between two looks for a topic that is missing.
 MISSING_SECONDS: Final = 1
 
@@ -79,6 +81,7 @@ class HeldSender:
         self._encoder = Encoder(shared.database)
         #: Aggregates, or single events, whose events go one at a time.
         self._alone: set[str | int] = set()
+        self._count_at = 0.0
 
     async def stop(self) -> None:
         """End the session."""
@@ -95,6 +98,9 @@ class HeldSender:
             await self._look_for_topics()
             with translate():
                 async with self._pool.acquire() as conn:
+                    if time.monotonic() >= self._count_at:
+                        self._shared.keys.recount(*await outbox_held.counts(conn, epochs))
+                        self._count_at = time.monotonic() + COUNT_SECONDS
                     rows = await outbox_held.due(conn, epochs, self._shared.missing, HEADS, CHAIN)
             outcome = _Outcome()
             try:
