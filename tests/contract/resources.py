@@ -94,7 +94,7 @@ SECURE = _resource(
             **_KAFKA,
             "tls": {"trustedCertificates": [{"secretName": "main-cluster-ca-cert"}]},
             "authentication": {"type": "scram-sha-512", "secretRef": {"name": "shop-user"}},
-            "producer": {"compression": "zstd", "lingerMs": 5},
+            "producer": {"compression": "zstd", "lingerMs": 100},
         }
     },
 )

@@ -375,6 +375,12 @@ BAD = {
     "acknowledgements that lose events": Bad(
         RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'
     ),
+    "a batch that lingers beyond its deadline": Bad(
+        SECURE,
+        change("spec.batchTimeoutMs", 100),
+        "spec.kafka.producer.lingerMs",
+        "is past its deadline batchTimeoutMs: lower the one or raise the other",
+    ),
     "a compression that Kafka does not know": Bad(
         RELAY,
         change("spec.kafka.producer", {"compression": "brotli"}),

@@ -67,6 +67,11 @@ def test_good_specs_are_accepted(kind: str) -> None:
             "spec.kafka.authentication",
         ),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "k:9", "producer": {"acks": "0"}}}, "spec.kafka.producer.acks"),
+        (
+            "OutboxRelay",
+            {"batchTimeoutMs": 500, "kafka": {"bootstrapServers": "k:9", "producer": {"lingerMs": 500}}},
+            "spec.kafka.producer.lingerMs",
+        ),
         ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),
         ("Projection", {"events": {"made": {"upsert": {"price": "event.p"}}}}, "spec.events.made"),
     ],

@@ -91,7 +91,7 @@ class OutboxRelaySpec(Workload):
         10_000,
         ge=100,
         le=600_000,
-        description="Deadline for Kafka's acknowledgement of a batch: what is not acknowledged by then is sent again over a new connection. No batch waits to become larger.",
+        description="Deadline for Kafka's acknowledgement of a batch: what is not acknowledged by then is sent again over a new connection. What a batch waits before it is sent is kafka.producer.lingerMs.",
     )
     parallel_processors: int = Field(8, ge=1, le=64, description="Batches on their way to Kafka at once, per pod.")
     polling_interval_ms: int = Field(
@@ -120,7 +120,24 @@ class OutboxRelaySpec(Workload):
             "self.batchTimeoutMs >= self.pollingIntervalMs",
             "batchTimeoutMs is shorter than pollingIntervalMs: a deadline below the wait between two looks makes no sense; raise the one or lower the other",
         ),
+        Rule(
+            "self.kafka.producer.lingerMs < self.batchTimeoutMs",
+            "a batch that lingers for kafka.producer.lingerMs is past its deadline batchTimeoutMs: lower the one or"
+            " raise the other",
+            field=".kafka.producer.lingerMs",
+        ),
     )
+
+    @model_validator(mode="after")
+    def _deadline_is_beyond_the_linger(self) -> Self:
+        linger_ms = self.kafka.producer.linger_ms
+        if linger_ms >= self.batch_timeout_ms:
+            raise InvalidDefinition(
+                "spec.kafka.producer.lingerMs",
+                f"{linger_ms} is not below batchTimeoutMs {self.batch_timeout_ms}, a batch's deadline",
+                "lower the one or raise the other",
+            )
+        return self
 
     @model_validator(mode="after")
     def _deadline_is_beyond_a_look(self) -> Self:
