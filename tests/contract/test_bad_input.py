@@ -1,21 +1,18 @@
 """What the schema can tell is refused at `kubectl apply`, with the path and the remedy, and by the models as well."""
 
-from dataclasses import dataclass
-
 import pytest
 from pydantic import ValidationError
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import KINDS
+from tests.contract.bad import Bad
+from tests.contract.bad_projections import BAD_PROJECTIONS
+from tests.contract.bad_relays import BAD_RELAYS
 from tests.contract.resources import (
     CALLING,
     GROUPED,
-    PROJECTION,
     RELAY,
     SAGA,
-    SECURE,
-    Resource,
-    Spoil,
     change,
     remove,
     spoiled,
@@ -23,20 +20,8 @@ from tests.contract.resources import (
 from tests.support.cluster import Cluster
 
 PIVOT = {"name": "charge", "service": "payment", "action": "charge", "pivot": True}
-COLUMN = "which spec.readModel.columns does not declare: add it there or correct the name"
 
-
-@dataclass(frozen=True, slots=True)
-class Bad:
-    """A spoiled resource and what the API server must say of it."""
-
-    good: Resource
-    spoil: Spoil
-    path: str
-    says: str
-
-
-BAD = {
+BAD_SAGAS = {
     "saga without steps": Bad(SAGA, change("spec.steps", []), "spec.steps", "at least 1 items"),
     "saga that forgot its steps": Bad(SAGA, remove("spec.steps"), "spec.steps", "Required value"),
     "duplicate step names": Bad(
@@ -326,174 +311,8 @@ BAD = {
         'supported values: "Wait", "Reject"',
     ),
     "no database": Bad(SAGA, remove("spec.database"), "spec.database", "Required value"),
-    "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
-    "brokers without a port": Bad(
-        RELAY, change("spec.kafka", {"bootstrapServers": "kafka"}), "spec.kafka.bootstrapServers", "should match"
-    ),
-    "broker on a port that does not exist": Bad(
-        RELAY,
-        change("spec.kafka.bootstrapServers", "kafka:9092,b:99999"),
-        "spec.kafka.bootstrapServers",
-        "should match",
-    ),
-    "a client certificate without TLS": Bad(
-        RELAY,
-        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}}),
-        "spec.kafka.authentication",
-        "a client shows its certificate over TLS only, but spec.kafka.tls is missing: add it",
-    ),
-    "a client certificate of a projection without TLS": Bad(
-        PROJECTION,
-        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}}),
-        "spec.kafka.authentication",
-        "a client shows its certificate over TLS only, but spec.kafka.tls is missing: add it",
-    ),
-    "a user name beside a client certificate": Bad(
-        SECURE,
-        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}, "username": "shop"}),
-        "spec.kafka.authentication.username",
-        "remove username, or use plain or a scram type",
-    ),
-    "a login without its secret": Bad(
-        SECURE,
-        change("spec.kafka.authentication", {"type": "plain"}),
-        "spec.kafka.authentication.secretRef",
-        "Required value",
-    ),
-    "a login of an unknown type": Bad(
-        SECURE,
-        change("spec.kafka.authentication.type", "oauth"),
-        "spec.kafka.authentication.type",
-        'supported values: "tls", "plain", "scram-sha-256", "scram-sha-512"',
-    ),
-    "an authority without its secret": Bad(
-        SECURE,
-        change("spec.kafka.tls.trustedCertificates", [{"certificate": "ca.crt"}]),
-        "spec.kafka.tls.trustedCertificates[0].secretName",
-        "Required value",
-    ),
-    "acknowledgements that lose events": Bad(
-        RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'
-    ),
-    "a batch that lingers beyond its deadline": Bad(
-        SECURE,
-        change("spec.batchTimeoutMs", 100),
-        "spec.kafka.producer.lingerMs",
-        "is past its deadline batchTimeoutMs: lower the one or raise the other",
-    ),
-    "a compression that Kafka does not know": Bad(
-        RELAY,
-        change("spec.kafka.producer", {"compression": "brotli"}),
-        "spec.kafka.producer.compression",
-        'supported values: "none", "gzip", "snappy", "lz4", "zstd"',
-    ),
-    "a relay that lingers for long": Bad(
-        RELAY,
-        change("spec.kafka.producer", {"lingerMs": 5000}),
-        "spec.kafka.producer.lingerMs",
-        "less than or equal to 1000",
-    ),
-    "waits of a relay that descend": Bad(
-        RELAY,
-        change("spec.retry", {"backoffMs": 500, "maxBackoffMs": 100}),
-        "spec.retry",
-        "backoffMs is longer than maxBackoffMs: lower the one or raise the other",
-    ),
-    "relay without kafka": Bad(RELAY, remove("spec.kafka"), "spec.kafka", "Required value"),
-    "upsert of an unknown column": Bad(
-        PROJECTION,
-        change("spec.events.order_created.upsert.totl", "event.total"),
-        "spec.events",
-        f'the upsert of "order_created" maps column "totl", {COLUMN}',
-    ),
-    "update of an unknown column": Bad(
-        PROJECTION,
-        change("spec.events.order_paid.update.paid", "true"),
-        "spec.events",
-        f'the update of "order_paid" maps column "paid", {COLUMN}',
-    ),
-    "event with two effects": Bad(
-        PROJECTION,
-        change("spec.events.order_paid.delete", True),
-        "spec.events[order_paid]",
-        "give exactly one of upsert, update and delete: true",
-    ),
-    "event without an effect": Bad(
-        PROJECTION,
-        change("spec.events.order_deleted.delete", False),
-        "spec.events[order_deleted]",
-        "give exactly one of upsert, update and delete: true",
-    ),
-    "key that is no column": Bad(
-        PROJECTION, change("spec.readModel.key", ["id"]), "spec.readModel.key", f'names column "id", {COLUMN}'
-    ),
-    "key whose values have several spellings": Bad(
-        PROJECTION,
-        change("spec.readModel.columns.order_id", "jsonb"),
-        "spec.readModel.key",
-        'column "order_id" is of type jsonb: use a column with one spelling per value',
-    ),
-    "column that Postgres keeps for itself": Bad(
-        PROJECTION,
-        change("spec.readModel.columns.xmin", "bigint"),
-        "spec.readModel.columns",
-        'column "xmin" has the name of a system column of Postgres: give it another name',
-    ),
-    "table in the schema of Marty": Bad(
-        PROJECTION,
-        change("spec.readModel.schema", "marty"),
-        "spec.readModel.schema",
-        'schema "marty" belongs to Postgres or to Marty itself: name a schema of your own',
-    ),
-    "table in a schema of Postgres": Bad(
-        PROJECTION, change("spec.readModel.schema", "pg_toast"), "spec.readModel.schema", "name a schema of your own"
-    ),
-    "table in the schema of the standard": Bad(
-        PROJECTION,
-        change("spec.readModel.schema", "information_schema"),
-        "spec.readModel.schema",
-        "name a schema of your own",
-    ),
-    "update of nothing": Bad(
-        PROJECTION,
-        change("spec.events.order_paid.update", {}),
-        "spec.events",
-        'the update of "order_paid" maps no column beside the key: name the columns it changes',
-    ),
-    "update of the key alone": Bad(
-        PROJECTION,
-        change("spec.events.order_paid.update", {"order_id": "event.id"}),
-        "spec.events",
-        'the update of "order_paid" maps no column beside the key: name the columns it changes',
-    ),
-    "key column named twice": Bad(
-        PROJECTION, change("spec.readModel.key", ["order_id"] * 2), "spec.readModel.key", "name each key column once"
-    ),
-    "index on no column": Bad(
-        PROJECTION,
-        change("spec.readModel.indexes", [["status"], ["total", "when"]]),
-        "spec.readModel.indexes",
-        'the index that starts with "total" names a column that spec.readModel.columns does not declare',
-    ),
-    "column type that does not exist": Bad(
-        PROJECTION, change("spec.readModel.columns.total", "money"), "spec.readModel.columns.total", '"bigint"'
-    ),
-    "column name that needs quotes": Bad(
-        PROJECTION,
-        change("spec.readModel.columns.Total", "bigint"),
-        "spec.readModel.columns",
-        'name "Total" is not allowed',
-    ),
-    "table name that smuggles SQL": Bad(
-        PROJECTION, change("spec.readModel.table", 'x"; drop table y'), "spec.readModel.table", "should match"
-    ),
-    "topic that Kafka cannot have": Bad(
-        PROJECTION, change("spec.source.kafka.topics", ["."]), "spec.source.kafka.topics[0]", "should match"
-    ),
-    "topic named twice": Bad(
-        PROJECTION, change("spec.source.kafka.topics", ["a", "a"]), "spec.source.kafka.topics", "name each topic once"
-    ),
 }
+BAD = {**BAD_SAGAS, **BAD_RELAYS, **BAD_PROJECTIONS}
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)

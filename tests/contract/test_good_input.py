@@ -10,7 +10,7 @@ import yaml
 
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.resources.kinds import KINDS, Kind
-from marty_msf.core.resources.status import Breaker, Revision
+from marty_msf.core.resources.status import Breaker, DeadLetters, Revision
 from tests.contract.resources import CALLING, GOOD, GROUPED, PROJECTION, SAGA, SECURE, Resource, change, spoiled
 from tests.support.cluster import Cluster
 
@@ -157,6 +157,18 @@ def _some(annotation: Any) -> object:
         return "text"
     if annotation == list[Revision]:
         return [{"revision": "7f3a01", "active": 3}]
+    if annotation == list[DeadLetters]:
+        return [
+            {
+                "cause": "5d41402abc4b",
+                "count": 3,
+                "sample": 42,
+                "topic": "order.events",
+                "eventType": "order_created",
+                "message": "too large",
+                "since": "2026-01-02T03:04:05Z",
+            }
+        ]
     if annotation == list[Breaker]:
         return [{"service": "payment", "state": "Open"}]
     return [

@@ -214,7 +214,9 @@ class HeldSender:
             return False
         try:
             for row in rows:
-                await producer.acknowledged(await producer.send(self._as_dead_letter(row, partitions)))
+                # Refused by this very topic, it would be refused again.
+                if row[TOPIC] != self._topic:
+                    await producer.acknowledged(await producer.send(self._as_dead_letter(row, partitions)))
         except (PoisonEvent, PoisonBatch) as error:
             logger.warning("dead letter %d stays in the database only: %s", row[ID], error)
             await self.stop()

@@ -1,0 +1,106 @@
+"""OutboxRelays, and connections to Kafka, that are refused."""
+
+from tests.contract.bad import Bad
+from tests.contract.resources import RELAY, SECURE, change, remove
+
+BAD_RELAYS = {
+    "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
+    "brokers without a port": Bad(
+        RELAY, change("spec.kafka", {"bootstrapServers": "kafka"}), "spec.kafka.bootstrapServers", "should match"
+    ),
+    "broker on a port that does not exist": Bad(
+        RELAY,
+        change("spec.kafka.bootstrapServers", "kafka:9092,b:99999"),
+        "spec.kafka.bootstrapServers",
+        "should match",
+    ),
+    "a client certificate without TLS": Bad(
+        RELAY,
+        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}}),
+        "spec.kafka.authentication",
+        "a client shows its certificate over TLS only, but spec.kafka.tls is missing: add it",
+    ),
+    "a user name beside a client certificate": Bad(
+        SECURE,
+        change("spec.kafka.authentication", {"type": "tls", "secretRef": {"name": "shop-user"}, "username": "shop"}),
+        "spec.kafka.authentication.username",
+        "remove username, or use plain or a scram type",
+    ),
+    "a login without its secret": Bad(
+        SECURE,
+        change("spec.kafka.authentication", {"type": "plain"}),
+        "spec.kafka.authentication.secretRef",
+        "Required value",
+    ),
+    "a login of an unknown type": Bad(
+        SECURE,
+        change("spec.kafka.authentication.type", "oauth"),
+        "spec.kafka.authentication.type",
+        'supported values: "tls", "plain", "scram-sha-256", "scram-sha-512"',
+    ),
+    "an authority without its secret": Bad(
+        SECURE,
+        change("spec.kafka.tls.trustedCertificates", [{"certificate": "ca.crt"}]),
+        "spec.kafka.tls.trustedCertificates[0].secretName",
+        "Required value",
+    ),
+    "acknowledgements that lose events": Bad(
+        RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'
+    ),
+    "a batch that lingers beyond its deadline": Bad(
+        SECURE,
+        change("spec.batchTimeoutMs", 100),
+        "spec.kafka.producer.lingerMs",
+        "is past its deadline batchTimeoutMs: lower the one or raise the other",
+    ),
+    "a compression that Kafka does not know": Bad(
+        RELAY,
+        change("spec.kafka.producer", {"compression": "brotli"}),
+        "spec.kafka.producer.compression",
+        'supported values: "none", "gzip", "snappy", "lz4", "zstd"',
+    ),
+    "a relay that lingers for long": Bad(
+        RELAY,
+        change("spec.kafka.producer", {"lingerMs": 5000}),
+        "spec.kafka.producer.lingerMs",
+        "less than or equal to 1000",
+    ),
+    "waits of a relay that descend": Bad(
+        RELAY,
+        change("spec.retry", {"backoffMs": 500, "maxBackoffMs": 100}),
+        "spec.retry",
+        "backoffMs is longer than maxBackoffMs: lower the one or raise the other",
+    ),
+    "relay without kafka": Bad(RELAY, remove("spec.kafka"), "spec.kafka", "Required value"),
+    "a deadline below the wait between two looks": Bad(
+        RELAY,
+        change("spec.pollingIntervalMs", 20_000),
+        "spec",
+        "batchTimeoutMs is shorter than pollingIntervalMs",
+    ),
+    "batches of nothing": Bad(RELAY, change("spec.batchSize", 0), "spec.batchSize", "greater than or equal to 1"),
+    "a negative prefetch": Bad(
+        RELAY, change("spec.prefetchCount", -1), "spec.prefetchCount", "greater than or equal to 1"
+    ),
+    "no processors": Bad(
+        RELAY, change("spec.parallelProcessors", 0), "spec.parallelProcessors", "greater than or equal to 1"
+    ),
+    "no attempts": Bad(
+        RELAY, change("spec.deadLetter", {"threshold": 0}), "spec.deadLetter.threshold", "greater than or equal to 1"
+    ),
+    "a dead-letter topic that Kafka cannot have": Bad(
+        RELAY, change("spec.deadLetter", {"topic": ".."}), "spec.deadLetter.topic", "should match"
+    ),
+    "dead letters that block something unknown": Bad(
+        RELAY,
+        change("spec.deadLetter", {"blocking": "Lane"}),
+        "spec.deadLetter.blocking",
+        'supported values: "Key", "None"',
+    ),
+    "a priority without weight": Bad(
+        RELAY, change("spec.priorities", {"low": 0}), "spec.priorities.low", "greater than or equal to 1"
+    ),
+    "an archive that smuggles SQL": Bad(
+        RELAY, change("spec.retention", {"archiveTable": "x; drop"}), "spec.retention.archiveTable", "should match"
+    ),
+}
