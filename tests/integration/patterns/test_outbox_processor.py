@@ -65,7 +65,7 @@ async def test_what_commits_is_published_in_order_and_the_numbers_follow(
         health = await eventually(one.health_check, lambda found: found["status"] == "healthy")
         assert health == {"status": "healthy", "problems": [], "lag": 0.0, "failed_events": 0}
         names = {metric.name for metric in one.prometheus_registry.collect()}
-        assert {"marty_relay_pending_events", "marty_relay_lag_seconds"} <= names
+        assert {"outbox_queue_depth", "outbox_processing_lag", "marty_outbox_queue_depth"} <= names
     found: dict[bytes | None, list[int]] = {}
     for message in read_topic(kafka_bootstrap, topic):
         found.setdefault(message.key, []).append(orjson.loads(message.value or b"")["n"])
@@ -126,15 +126,11 @@ async def test_dead_letters_are_failed_events_and_make_it_degraded(
     async with processor(postgres_url, kafka_bootstrap) as it:
         await eventually(it.health_check, lambda found: found["status"] == "healthy")
         await conn.execute("UPDATE marty.outbox_position SET dead = 2, failed_total = 10 WHERE lane = 3")
-        health = await it.health_check()
-        assert (health["status"], health["failed_events"]) == ("degraded", 2)
+        health = await eventually(it.health_check, lambda found: found["failed_events"] == 2)
+        assert health["status"] == "degraded"
         assert "marty dlq list" in health["problems"][0]
 
-        async def failed() -> tuple[int, int, float]:
-            found = it.get_metrics()
-            return found.failed_events, found.failed_attempts, found.error_rate
-
-        await eventually(failed, lambda found: found == (2, 10, 1.0))
+        assert (it.get_metrics().failed_events, it.get_metrics().failed_attempts) == (2, 10)
 
 
 async def test_calls_before_start_after_stop_and_twice_are_told(

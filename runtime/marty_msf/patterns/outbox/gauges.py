@@ -10,11 +10,13 @@ class OutboxGauges:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lag = Gauge(
-            "outbox_processing_lag", "Age of the oldest event not yet published, in seconds.", registry=registry
+            "outbox_processing_lag",
+            "Age of the oldest event that the relay has not come by, in seconds.",
+            registry=registry,
         )
         self._throughput = Gauge("outbox_throughput", "Events published per second.", registry=registry)
         self._error_rate = Gauge(
-            "outbox_error_rate", "Refused attempts to publish, as a share of all that were made.", registry=registry
+            "outbox_error_rate", "Share of the attempts of the last 30 s that Kafka refused.", registry=registry
         )
         self._depth = Gauge("outbox_queue_depth", "Events that wait to be published.", registry=registry)
 

@@ -102,7 +102,7 @@ class EnhancedOutboxProcessor:
         return self._at_work().metrics
 
     async def get_processing_lag(self) -> float:
-        """Age of the oldest event that is committed and not yet published, in seconds; 0 without any.
+        """Age of the oldest committed event that the relay has not come by, in seconds; 0 without any.
 
         Raises DatabaseUnavailable, NotRunning.
         """

@@ -9,8 +9,6 @@ from marty_msf.core.worker_config import RelayConfig
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.gauges import OutboxGauges
 from marty_msf.patterns.outbox.status import OutboxMetrics
-from marty_msf.store.database import translate
-from marty_msf.store.outbox_failures import failures
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.relay.role import RelayRole
 from marty_msf.worker.role import Context
@@ -50,18 +48,15 @@ class Running:
     async def look(self) -> OutboxMetrics:
         """The numbers as they are now. Raises DatabaseUnavailable."""
         totals = await self._role.totals()
-        with translate():
-            async with self.context.pool.acquire() as conn:
-                found = await failures(conn)
-        attempts = found.failed_total + totals.published_total
         self.metrics = OutboxMetrics(
             pending_events=totals.pending,
-            failed_events=found.dead,
+            failed_events=totals.dead,
             published_events=totals.published_total,
-            failed_attempts=found.failed_total,
+            failed_attempts=totals.failed_total,
             events_per_second=totals.events_per_second,
-            error_rate=round(found.failed_total / attempts, 4) if attempts else 0.0,
+            error_rate=totals.error_rate,
             processing_lag_seconds=totals.lag_seconds,
+            oldest_pending_seconds=totals.oldest_pending_seconds,
         )
         self._gauges.show(self.metrics)
         return self.metrics

@@ -16,7 +16,9 @@ class OutboxMetrics:
     #: Attempts that Kafka refused, since the outbox was installed.
     failed_attempts: int = 0
     events_per_second: float = 0.0
-    #: Refused attempts, as a share of all that were made.
+    #: Share of the attempts of the last 30 s that Kafka refused.
     error_rate: float = 0.0
-    #: Age of the oldest pending event.
+    #: Age of the oldest event that the relay has not come by.
     processing_lag_seconds: float = 0.0
+    #: The same with those that it came by and holds, because Kafka refused them or an earlier one of their aggregate.
+    oldest_pending_seconds: float = 0.0
