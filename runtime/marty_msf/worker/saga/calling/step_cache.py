@@ -117,10 +117,12 @@ class StepCache:
     def place(self, live: Live, call: Call) -> Place | None:
         """Where the result of a call is kept; None for a call that is always made."""
         step = live.definition.steps[call.step]
+        if call.undo or step.pivot or step.compensation is not None:
+            return None
         cache = step.cache
         if cache is None and self._of_handler is not None:
             cache = self._of_handler(step)
-        if cache is None or call.undo or step.pivot or step.compensation is not None:
+        if cache is None:
             return None
         # The bytes that are sent, not the context as it is now: the answer belongs to them.
         body = orjson.loads(live.bodies[call.step])
