@@ -10,6 +10,7 @@ from marty_msf.core.resources.kinds import KINDS
 from tests.contract.resources import (
     CALLING,
     GROUPED,
+    MAPPED,
     PROJECTION,
     RELAY,
     SAGA,
@@ -371,6 +372,30 @@ BAD = {
         change("spec.kafka.tls.trustedCertificates", [{"certificate": "ca.crt"}]),
         "spec.kafka.tls.trustedCertificates[0].secretName",
         "Required value",
+    ),
+    "events kept for no time": Bad(
+        MAPPED,
+        change("spec.retention.publishedHours", 0),
+        "spec.retention.publishedHours",
+        "greater than or equal to 1",
+    ),
+    "an archive that is no name": Bad(
+        MAPPED, change("spec.retention.archiveTable", "old; DROP"), "spec.retention.archiveTable", "should match"
+    ),
+    "a mapped table without a topic": Bad(
+        MAPPED, remove("spec.source.topic"), "spec.source", "give either topic or columns.topic"
+    ),
+    "a mapped table with two topics": Bad(
+        MAPPED, change("spec.source.columns.topic", "topic"), "spec.source", "give either topic or columns.topic"
+    ),
+    "a mapped table that is Marty's own": Bad(
+        MAPPED, change("spec.source.table", "marty.outbox"), "spec.source.table", "name a table of your own"
+    ),
+    "a mapped table without its schema": Bad(
+        MAPPED, change("spec.source.table", "outbox_events"), "spec.source.table", "should match"
+    ),
+    "a mapped column that is SQL": Bad(
+        MAPPED, change("spec.source.columns.payload", "payload::text"), "spec.source.columns.payload", "should match"
     ),
     "acknowledgements that lose events": Bad(
         RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_retention import Retention
+from marty_msf.core.resources.outbox_source import Source
 from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
 
 
@@ -103,6 +104,9 @@ class OutboxRelaySpec(Workload):
     prefetch_count: int = Field(5000, ge=1, le=100_000, description="Events read from Postgres at once.")
     retry: RelayRetry = Field(
         default_factory=lambda: RelayRetry(), description="Attempts to publish an event that Kafka refuses."
+    )
+    source: Source | None = Field(
+        None, description="An outbox table of your own, whose inserted rows are published beside marty.outbox."
     )
     retention: Retention = Field(
         default_factory=lambda: Retention(), description="How long published events are kept, and where they go then."
