@@ -1,7 +1,7 @@
 """OutboxRelays, and connections to Kafka, that are refused."""
 
 from tests.contract.bad import Bad
-from tests.contract.resources import RELAY, SECURE, change, remove
+from tests.contract.resources import MAPPED, RELAY, SECURE, change, remove
 
 BAD_RELAYS = {
     "negative replicas": Bad(RELAY, change("spec.replicas", -1), "spec.replicas", "greater than or equal to 0"),
@@ -102,5 +102,32 @@ BAD_RELAYS = {
     ),
     "an archive that smuggles SQL": Bad(
         RELAY, change("spec.retention", {"archiveTable": "x; drop"}), "spec.retention.archiveTable", "should match"
+    ),
+    "events kept for no time": Bad(
+        MAPPED,
+        change("spec.retention.publishedHours", 0),
+        "spec.retention.publishedHours",
+        "greater than or equal to 1",
+    ),
+    "a mapped table without a topic": Bad(
+        MAPPED, remove("spec.source.topic"), "spec.source", "give either topic or columns.topic"
+    ),
+    "a mapped table with two topics": Bad(
+        MAPPED, change("spec.source.columns.topic", "topic"), "spec.source", "give either topic or columns.topic"
+    ),
+    "a mapped table that is Marty's own": Bad(
+        MAPPED, change("spec.source.table", "marty.outbox"), "spec.source.table", "name a table of your own"
+    ),
+    "a mapped table without its schema": Bad(
+        MAPPED, change("spec.source.table", "outbox_events"), "spec.source.table", "should match"
+    ),
+    "a mapped column that is SQL": Bad(
+        MAPPED, change("spec.source.columns.payload", "payload::text"), "spec.source.columns.payload", "should match"
+    ),
+    "a dead-letter topic that is the mapped table's": Bad(
+        MAPPED,
+        change("spec.deadLetter", {"topic": "order.events"}),
+        "spec.deadLetter.topic",
+        "is spec.source.topic too",
     ),
 }

@@ -98,6 +98,19 @@ SECURE = _resource(
         }
     },
 )
+MAPPED = _resource(
+    "OutboxRelay",
+    "mapped",
+    {
+        "kafka": _KAFKA,
+        "retention": {"publishedHours": 48, "archiveTable": "outbox_archive"},
+        "source": {
+            "table": "app.outbox_events",
+            "topic": "order.events",
+            "columns": {"eventId": "id", "aggregateId": "aggregateId", "eventType": "type", "payload": "payload"},
+        },
+    },
+)
 PROJECTION = _resource(
     "Projection",
     "order-summary",

@@ -11,7 +11,7 @@ import yaml
 from marty_msf.core.definition_check import check_expressions
 from marty_msf.core.resources.kinds import KINDS, Kind
 from marty_msf.core.resources.status import Breaker, DeadLetters, Revision
-from tests.contract.resources import CALLING, GOOD, GROUPED, PROJECTION, SAGA, SECURE, Resource, change, spoiled
+from tests.contract.resources import CALLING, GOOD, GROUPED, MAPPED, PROJECTION, SAGA, SECURE, Resource, change, spoiled
 from tests.support.cluster import Cluster
 
 SAGAS = Path(__file__).parents[2] / "examples/sagas"
@@ -41,7 +41,9 @@ def test_the_api_server_fills_in_what_the_model_fills_in(stored: Resource, kind:
     assert stored["spec"] == understood.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-@pytest.mark.parametrize("resource", [GROUPED, CALLING, SECURE], ids=lambda resource: resource["metadata"]["name"])
+@pytest.mark.parametrize(
+    "resource", [GROUPED, CALLING, SECURE, MAPPED], ids=lambda resource: resource["metadata"]["name"]
+)
 def test_every_part_of_a_resource_is_filled_in_like_in_the_model(api: Cluster, resource: Resource) -> None:
     answer = api.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", input=yaml.safe_dump(resource))
 

@@ -22,6 +22,10 @@ class InvalidDefinition(MartyError):
         self.remedy = remedy
 
 
+class MappingInvalid(InvalidDefinition):
+    """An application's outbox table is not as `spec.source` says, or may not be used: nothing of it is published."""
+
+
 class ExpressionError(MartyError):
     """A CEL expression that does not compile, or whose evaluation met a type error."""
 

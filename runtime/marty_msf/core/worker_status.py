@@ -31,6 +31,7 @@ class ProblemReason(StrEnum):
     INSTANCES_STUCK = "InstancesStuck"
     HISTORY_NOT_REMOVED = "HistoryNotRemoved"
     OUTBOX_NOT_EMPTIED = "OutboxNotEmptied"
+    MAPPING_INVALID = "MappingInvalid"
     INTERNAL_ERROR = "InternalError"
 
 
@@ -43,6 +44,7 @@ STALLED_REASONS = frozenset(
         ProblemReason.POSITION_LOST,
         ProblemReason.OUTBOX_OWNED,
         ProblemReason.OUTBOX_RESTORED,
+        ProblemReason.MAPPING_INVALID,
     }
 )
 

@@ -61,6 +61,18 @@ def test_good_specs_are_accepted(kind: str) -> None:
         ("Saga", {"semanticLock": {"keys": ["a", "b +"]}}, "spec.semanticLock.keys[1]"),
         ("Saga", {"steps": [{**STEP, "condition": "ship.ok"}, {**STEP, "name": "ship"}]}, "spec.steps[0].condition"),
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
+        ("OutboxRelay", {"retention": {"publishedHours": 0}}, "spec.retention.publishedHours"),
+        ("OutboxRelay", {"retention": {"archiveTable": "Archive; DROP"}}, "spec.retention.archiveTable"),
+        (
+            "OutboxRelay",
+            {"source": {"table": "app.outbox", "columns": {"eventType": "type", "payload": "payload"}}},
+            "spec.source.topic",
+        ),
+        (
+            "OutboxRelay",
+            {"source": {"table": "marty.x", "topic": "t", "columns": {"eventType": "type", "payload": "p"}}},
+            "spec.source.table",
+        ),
         (
             "Saga",
             {"kafka": {"bootstrapServers": "k:9", "authentication": {"type": "tls", "secretRef": {"name": "u"}}}},

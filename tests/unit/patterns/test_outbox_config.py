@@ -49,6 +49,8 @@ def test_what_is_said_reaches_the_spec() -> None:
         "deadLetter": {"threshold": 2, "topic": "dead", "analysis": False, "blocking": "None"},
         "priorities": {"high": 30, "normal": 20, "low": 10},
         "retention": {"publishedHours": 11, "archiveTable": "old_events"},
+        # Tables of one's own are mapped in resources only.
+        "source": None,
     }
 
 

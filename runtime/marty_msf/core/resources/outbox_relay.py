@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_retention import Retention
+from marty_msf.core.resources.outbox_source import Source
 from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
 
 
@@ -104,6 +105,9 @@ class OutboxRelaySpec(Workload):
     retry: RelayRetry = Field(
         default_factory=lambda: RelayRetry(), description="Attempts to publish an event that Kafka refuses."
     )
+    source: Source | None = Field(
+        None, description="An outbox table of your own, whose inserted rows are published beside marty.outbox."
+    )
     retention: Retention = Field(
         default_factory=lambda: Retention(), description="How long published events are kept, and where they go then."
     )
@@ -126,7 +130,23 @@ class OutboxRelaySpec(Workload):
             " raise the other",
             field=".kafka.producer.lingerMs",
         ),
+        Rule(
+            "!has(self.source) || !has(self.source.topic) || !has(self.deadLetter.topic)"
+            " || self.deadLetter.topic != self.source.topic",
+            "the dead-letter topic is spec.source.topic too: dead letters would be refused there again; name another topic",
+            field=".deadLetter.topic",
+        ),
     )
+
+    @model_validator(mode="after")
+    def _dead_letters_go_elsewhere(self) -> Self:
+        if self.source and self.source.topic and self.source.topic == self.dead_letter.topic:
+            raise InvalidDefinition(
+                "spec.deadLetter.topic",
+                f"{self.dead_letter.topic!r} is spec.source.topic too: dead letters would be refused there again",
+                "name another topic",
+            )
+        return self
 
     @model_validator(mode="after")
     def _deadline_is_beyond_the_linger(self) -> Self:

@@ -22,6 +22,7 @@ from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.janitor import Janitor
+from marty_msf.worker.relay.mapping import SourceTable
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
@@ -104,6 +105,7 @@ class RelayRole:
                 tasks.create_task(self._send_held(held, shared, finished))
                 tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished, shared))
                 tasks.create_task(janitor.run(finished))
+                tasks.create_task(SourceTable(self._context.pool, self._spec.source, self._board).run(finished))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
@@ -211,8 +213,8 @@ class RelayRole:
             await sender.stop()
 
     def _report(self, done: Pass, owner: LaneOwner, shared: Shared) -> None:
-        # The janitor's own: whether events flow tells nothing about it.
-        standing = {ProblemReason.OUTBOX_NOT_EMPTIED}
+        # The janitor's and the mapping's own: whether events flow tells nothing about them.
+        standing = {ProblemReason.OUTBOX_NOT_EMPTIED, ProblemReason.MAPPING_INVALID}
         if shared.missing:
             standing.add(ProblemReason.TOPIC_UNAVAILABLE)
             names = ", ".join(sorted(shared.missing))
