@@ -2,7 +2,7 @@
 
 import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marty_msf.core.records import header, header_start, tail, varint
@@ -12,12 +12,13 @@ CONTENT = st.one_of(st.none(), st.binary(max_size=300))
 MESSAGES = st.lists(
     st.tuples(CONTENT, CONTENT, st.lists(st.tuples(st.text(max_size=20), st.binary(max_size=200)), max_size=5)),
     min_size=1,
-    max_size=200,
+    max_size=60,
 )
 
 
 @pytest.mark.parametrize("compression", [None, "gzip", "snappy", "lz4", "zstd"])
 @given(messages=MESSAGES)
+@settings(max_examples=25)
 def test_a_batch_reads_back_as_it_was_written(
     compression: str | None, messages: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]]
 ) -> None:
