@@ -6,6 +6,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -18,9 +19,18 @@ from marty_msf.store import outbox_mapping
 from marty_msf.store.database import open_pool
 from marty_msf.worker.board import Board
 from marty_msf.worker.relay.mapping import SourceTable
-from tests.integration.relay.setup import drain, enqueue, make_relay, numbers_by_key, pool_and_producer, take_lanes
+from tests.integration.relay.setup import (
+    drain,
+    enqueue,
+    make_relay,
+    numbers_by_key,
+    pool_and_producer,
+    relay_config,
+    take_lanes,
+)
 from tests.support.kafka import Message, read_topic
 from tests.support.postgres import with_database
+from tests.support.processes import free_port, running
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
@@ -339,3 +349,32 @@ async def test_a_table_in_use_is_mapped_once_it_is_free_and_writers_wait_a_momen
 
     assert board.current() == []
     assert await events(conn) == []
+
+
+async def test_a_worker_installs_what_its_configuration_says_and_removes_it(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = topic_factory("orders")
+    await conn.execute(DEBEZIUM)
+    arguments = ["-m", "marty_msf.cli", "run", "relay", "--config", str(tmp_path / "config.json")]
+    environment = {
+        "MARTY_DATABASE_URL": postgres_url,
+        "MARTY_TOKEN": "token-of-the-test",
+        "MARTY_POD_NAME": "pod",
+        "MARTY_HTTP_HOST": "127.0.0.1",
+        "MARTY_HTTP_PORT": str(free_port()),
+    }
+    source = debezium(topic).model_dump(by_alias=True, exclude_none=True)
+    relay_config(tmp_path / "config.json", kafka_bootstrap, source=source)
+    async with running(arguments, tmp_path / "log", environment):
+        await eventually(lambda: triggers(conn), lambda found: found == ["app.outbox_events"])
+        await add(conn, "key", 0)
+        await eventually(
+            lambda: conn.fetchval("SELECT coalesce(sum(published_total), 0) FROM marty.outbox_position"),
+            lambda published: published == 1,
+        )
+    relay_config(tmp_path / "config.json", kafka_bootstrap)
+    async with running(arguments, tmp_path / "log", environment):
+        await eventually(lambda: triggers(conn), lambda found: found == [])
+
+    assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {"key": [0]}

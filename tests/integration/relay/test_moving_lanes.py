@@ -32,7 +32,9 @@ pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(240)]
 
 async def holders(conn: asyncpg.Connection) -> dict[str, int]:
     rows = await conn.fetch(
-        "SELECT split_part(holder, '/', 1) AS pod, count(*) FROM marty.lease WHERE holder IS NOT NULL GROUP BY 1"
+        "SELECT split_part(holder, '/', 1) AS pod, count(*) FROM marty.lease"
+        " WHERE scope = $1 AND holder IS NOT NULL GROUP BY 1",
+        SCOPE,
     )
     return {row["pod"]: row["count"] for row in rows}
 
