@@ -14,6 +14,7 @@ from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
 from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Commands, members_problem, size_problem
 from marty_msf.core.saga.journal import begin
+from marty_msf.core.user_values import as_json, keepable
 from marty_msf.core.value import value
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
@@ -165,12 +166,14 @@ def prepare(
     definition: Definition, business_key: str, context: Mapping[str, Any], traceparent: str | None = None
 ) -> Prepared:
     """A new instance with its first transition. Raises InvalidDefinition for a key or context that cannot be kept."""
-    if not 1 <= len(business_key) <= KEY_CHARACTERS or "\0" in business_key:
+    if not 1 <= len(business_key) <= KEY_CHARACTERS or not keepable(business_key):
         raise InvalidDefinition(
-            "business_key", f"has {len(business_key)} characters or a NUL", f"give 1 to {KEY_CHARACTERS} characters"
+            "business_key",
+            f"has {len(business_key)} characters, or a NUL or lone surrogate",
+            f"give 1 to {KEY_CHARACTERS} characters",
         )
     try:
-        encoded = orjson.dumps(context)
+        encoded = as_json(context)
     except TypeError as error:
         raise InvalidDefinition(
             "context", f"is no JSON ({error})", f"give a JSON object nested at most {NESTING_LIMIT} levels"
