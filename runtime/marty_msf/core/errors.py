@@ -52,6 +52,10 @@ class DatabaseUnavailable(MartyError):
     retryable = True
 
 
+class LockUnavailable(DatabaseUnavailable):
+    """Another transaction holds what the statement needs, and did not end in time."""
+
+
 class InvalidDatabaseUrl(DatabaseUnavailable):
     """The database URL itself has something wrong: as long as it stays as it is, no waiting helps."""
 

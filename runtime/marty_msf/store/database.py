@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
-from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl, SchemaOutdated
+from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl, LockUnavailable, SchemaOutdated
 
 #: No statement of ours runs longer in health; a connection that hangs (a lost route, a stopped server) is given up.
 STATEMENT_TIMEOUT_SECONDS: Final = 60
@@ -30,9 +30,9 @@ _UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
         "3D000": "the database does not exist: correct the secret of spec.database.urlSecretRef or create it",
         "40": "the transaction met a concurrent one and was rolled back",
         "42501": "a privilege is missing: grant the user USAGE on schema marty and the rights on its tables and functions",
-        "55P03": "a lock was not available in time",
     }
 )
+_LOCK_NOT_AVAILABLE: Final = "55P03"
 _REFERENCE: Final = "the secret of spec.database.urlSecretRef"
 _NO_URL: Final = (
     "the database URL is no postgresql://user:password@host:port/database: "
@@ -66,6 +66,8 @@ def translate() -> Iterator[None]:
             raise SchemaOutdated(
                 f"{error}: the schema is older than this program or missing: run `marty migrate`"
             ) from error
+        if state == _LOCK_NOT_AVAILABLE:
+            raise LockUnavailable(f"a lock was not available in time: {error} (SQLSTATE {state})") from error
         for prefix in (state, state[:2]):
             if prefix in _UNAVAILABLE:
                 raise DatabaseUnavailable(f"{_UNAVAILABLE[prefix]}: {error} (SQLSTATE {state})") from error

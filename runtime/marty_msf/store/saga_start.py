@@ -79,6 +79,12 @@ SELECT a.business_key, a.lane, f.id IS NOT NULL AS created, coalesce(f.running, 
   FROM asked AS a LEFT JOIN fresh AS f USING (id)
 """
 
+# A key waits for whoever is inserting it to commit, who may be anybody's transaction and as slow as a person.
+PATIENT: Final = "SET lock_timeout = '2s'"
+PATIENT_WITHIN: Final = "SET LOCAL lock_timeout = '2s'"
+IMPATIENT: Final = "SET lock_timeout = '50ms'"
+AS_USUAL: Final = "RESET lock_timeout"
+
 EXISTING: Final = """
 SELECT id FROM marty.saga_key WHERE resource = $1 AND business_key = $2
 """
@@ -119,3 +125,23 @@ async def start(
         instance = found or await conn.fetchval(EXISTING, resource, key)
         placed[key] = Placed(instance, created, lane, running)
     return placed
+
+
+async def wait_shortly(conn: Connection) -> None:
+    """From now on a start waits for a foreign transaction for two seconds, shorter than any lease."""
+    await conn.execute(PATIENT)
+
+
+async def wait_shortly_within(conn: Connection) -> None:
+    """The same for the transaction that is open."""
+    await conn.execute(PATIENT_WITHIN)
+
+
+async def wait_hardly(conn: Connection) -> None:
+    """From now on a start waits for a foreign transaction for 50 milliseconds."""
+    await conn.execute(IMPATIENT)
+
+
+async def wait_as_usual(conn: Connection) -> None:
+    """Take the other waits back."""
+    await conn.execute(AS_USUAL)

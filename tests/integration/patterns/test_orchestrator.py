@@ -295,6 +295,7 @@ async def test_what_cannot_run_is_refused_by_its_path_and_nothing_is_started(pos
             (r"steps\[0\].parallel_group", [{"step_name": "charge_payment", "parallel_group": "alone"}]),
             (r"steps\[0\].service_name: 'Pay!'", [{"step_name": "pay", "service_name": "Pay!"}]),
             (r"steps\[0\].data: is no JSON", [{"step_name": "charge_payment", "data": {"when": object()}}]),
+            (r"steps\[0\].data: is no JSON", [{"step_name": "charge_payment", "data": {"total": float("inf")}}]),
         ]
         for message, steps in bad:
             with pytest.raises(InvalidDefinition, match=message):
@@ -303,8 +304,11 @@ async def test_what_cannot_run_is_refused_by_its_path_and_nothing_is_started(pos
             await orchestrator.start_saga("no type!", ORDER)
         with pytest.raises(InvalidDefinition, match=r"context.\$data: is a reserved name"):
             await orchestrator.start_saga("order", ORDER, {"$data": {}})
-        with pytest.raises(InvalidDefinition, match="business_key"):
-            await orchestrator.start_saga("order", ORDER, business_key="")
+        with pytest.raises(InvalidDefinition, match="NaN and infinity are no JSON numbers"):
+            await orchestrator.start_saga("order", ORDER, {"total": float("nan")})
+        for key in ("", "order-\0", "order-\udcff"):
+            with pytest.raises(InvalidDefinition, match="business_key"):
+                await orchestrator.start_saga("order", ORDER, business_key=key)
         with pytest.raises(InvalidDefinition, match="step handler 'charge_payment': is registered already"):
             orchestrator.register_step_handler("charge_payment", Shop().charge)
         for unknown in ("nonsense", "00000000-0000-7000-8000-000000000000"):

@@ -6,6 +6,7 @@ import json
 import asyncpg
 import pytest
 
+from marty_msf.core.errors import DatabaseUnavailable
 from marty_msf.worker.saga.definitions import Definitions
 from tests.integration.saga.sagas import ORDER, RESOURCE, Gated, Shop, ended, engine, pool_of, spec, states
 from tests.support.waiting import eventually
@@ -153,3 +154,21 @@ async def test_a_start_that_waits_for_a_foreign_transaction_holds_up_no_instance
             assert not waiting.done()
         assert (await waiting).saga_id == id_
         assert await ended(conn, 2) == {"Completed": 2}
+
+
+async def test_a_foreign_transaction_that_does_not_end_holds_up_no_other_start(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    async with pool_of(postgres_url) as pool, engine(pool, Shop().caller()) as running:
+        async with conn.transaction():
+            id_ = await start(conn, "contested", {"order": 1})
+            keys = ("before", "contested", "contested", "behind")
+            asked = [asyncio.create_task(running.engine.start(key, {"order": 2})) for key in keys]
+            async with pool.acquire() as other:
+                assert await ended(other, 2) == {"Completed": 2}
+            results = await asyncio.gather(*asked, return_exceptions=True)
+            assert not running.task.done()
+        assert [isinstance(it, DatabaseUnavailable) for it in results] == [False, True, True, False]
+        assert "business key 'contested'" in str(results[1])
+        assert (await running.engine.start("contested", {"order": 2})).saga_id == id_
+        assert await ended(conn, 3) == {"Completed": 3}

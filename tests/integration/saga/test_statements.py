@@ -9,7 +9,7 @@ STATEMENTS = {
     f"{module.__name__}.{name}": sql
     for module in (saga_archive, saga_history, saga_instance, saga_start, saga_trigger, saga_wave)
     for name, sql in vars(module).items()
-    if name.isupper() and isinstance(sql, str) and not name.startswith("PLAN_")
+    if name.isupper() and isinstance(sql, str) and not sql.startswith(("SET", "RESET"))
 }
 
 

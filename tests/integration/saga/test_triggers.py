@@ -168,3 +168,25 @@ async def test_a_topic_made_anew_starts_nothing_until_a_person_accepts_it_and_do
 
 def _position(conn: asyncpg.Connection) -> Callable[[], Any]:
     return lambda: conn.fetchval("SELECT sum(next_offset) FROM marty.kafka_position")
+
+
+async def test_a_foreign_transaction_that_does_not_end_delays_its_event_and_stops_nothing(
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = topic_factory("orders")
+    async with role(postgres_url, config(topic, kafka_bootstrap, businessKey="event.id"), Shop()) as (it, board):
+        await eventually(told(lambda: it.engine is not None and it.engine.ready.is_set()))
+        engine = it.engine
+        async with conn.transaction():
+            await conn.execute("SELECT marty.start_saga('shop/orders', 'o1', '{}')")
+            produce(kafka_bootstrap, topic, ("e1", "order_created", b'{"id": "o1"}'))
+            await eventually(told(lambda: "is read again" in caplog.text))
+            assert it.engine is engine
+            assert board.current() == []
+        await eventually(_position(conn), lambda offset: offset == 1)
+        assert it.engine is engine
+        assert await ended(conn, 1) == {"Completed": 1}

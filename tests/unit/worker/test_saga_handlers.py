@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import threading
+from math import inf, nan
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
+from marty_msf.core.saga.journal import encode
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.calling.handlers import Handlers, StepContext, outcome_of, saga_compensation, saga_step
 from marty_msf.worker.saga.calling.python_caller import StepRejected
@@ -89,6 +91,79 @@ async def test_a_rejection_is_a_business_refusal_and_any_other_error_is_of_unkno
     assert (failed.error, failed.unknown) == ("the step handler of 'charge' raised KeyError: 'card'", True)
 
 
+class Panic(BaseException):
+    """As extensions in other languages raise it."""
+
+
+class Mute(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (FileNotFoundError("invoice-\udcff.pdf"), "FileNotFoundError: invoice-?.pdf"),
+        (Panic("index out of bounds"), "Panic: index out of bounds"),
+        (Mute(), "Mute: (its text cannot be made)"),
+        (StopIteration("of a coroutine"), "RuntimeError: coroutine raised StopIteration"),
+    ],
+)
+async def test_whatever_a_handler_raises_is_an_outcome_that_can_be_journaled(
+    error: BaseException, sentence: str
+) -> None:
+    async def fail(_: StepContext) -> None:
+        raise error
+
+    outcome = await call(fail)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.unknown
+    assert sentence in outcome.error
+    assert encode(outcome, 0, b"")
+
+
+async def test_a_refusal_may_have_a_text_that_no_utf8_can_hold() -> None:
+    async def refuse(_: StepContext) -> None:
+        raise StepRejected("no stock of \ud800")
+
+    outcome = await call(refuse)
+
+    assert isinstance(outcome, Rejected)
+    assert outcome.error == "no stock of ?"
+
+
+async def test_only_the_beginning_of_a_long_error_is_kept() -> None:
+    async def fail(_: StepContext) -> None:
+        raise ValueError("x" * 5_000_000)
+
+    outcome = await call(fail)
+
+    assert isinstance(outcome, Failed)
+    assert len(outcome.error) < 2000
+
+
+async def test_a_plain_function_that_raises_stop_iteration_is_not_waited_for() -> None:
+    outcome = await call(lambda _: next(iter(())), timeout_seconds=5)
+
+    assert isinstance(outcome, Failed)
+    assert "raised RuntimeError: StopIteration" in outcome.error
+
+
+async def test_the_end_of_the_process_is_not_held_up() -> None:
+    async def leave(_: StepContext) -> None:
+        raise SystemExit(3)
+
+    handlers = Handlers()
+    handlers.register_step_handler("charge", leave)
+    work = handlers.call("charge", request())
+
+    with pytest.raises(SystemExit):
+        work.send(None)
+
+
 async def test_a_handler_that_takes_too_long_is_of_unknown_outcome() -> None:
     async def wait(_: StepContext) -> None:
         await asyncio.Event().wait()
@@ -124,7 +199,10 @@ async def test_a_cancelled_call_is_cancelled() -> None:
         await running
 
 
-@pytest.mark.parametrize("result", [[1], "text", 0, True, {"a": object()}, {1: 2}, {"a": 2**70}, {"context": 1}])
+@pytest.mark.parametrize(
+    "result",
+    [[1], "text", 0, True, {"a": object()}, {1: 2}, {"a": 2**70}, {"context": 1}, {"a": [nan]}, {"a": {"b": inf}}],
+)
 def test_a_result_that_is_no_json_object_cannot_be_kept(result: object) -> None:
     outcome = outcome_of("charge", result)
 

@@ -9,6 +9,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.saga_step import HANDLER
 from marty_msf.core.resources.spec import SERVICE
 from marty_msf.core.saga.own_data import OWN_DATA
+from marty_msf.core.user_values import keepable
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 MOST_WORKERS: Final = 1000
@@ -56,7 +57,7 @@ def own_key(key: object) -> str:
     """The business key given, or a new one."""
     if key is None:
         return str(uuid4())
-    if isinstance(key, str) and 1 <= len(key) <= KEY_CHARACTERS and "\0" not in key:
+    if isinstance(key, str) and 1 <= len(key) <= KEY_CHARACTERS and keepable(key):
         return key
     raise InvalidDefinition("business_key", f"{key!r} cannot be kept", f"give text of 1 to {KEY_CHARACTERS} characters")
 

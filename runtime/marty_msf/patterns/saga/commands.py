@@ -15,6 +15,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import InvalidDefinition, PoisonEvent
 from marty_msf.core.saga.command import CORRELATION, IDEMPOTENCY_KEY, OUTCOME, REPLY_TOPIC, ReplyOutcome
+from marty_msf.core.user_values import said
 from marty_msf.patterns.choreography import Event, EventBus
 from marty_msf.patterns.saga.guard import StepTooLate, step_guard
 from marty_msf.worker.saga.calling.python_caller import StepRejected
@@ -79,8 +80,8 @@ class StepCommands:
         try:
             outcome, answer = await self._done(handler, event)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            outcome, answer = ReplyOutcome.FAILED, {"error": said[:ERROR_CHARACTERS]}
+            words = f"{type(error).__name__}: {text}" if (text := said(error)) else type(error).__name__
+            outcome, answer = ReplyOutcome.FAILED, {"error": words[:ERROR_CHARACTERS]}
         await self._bus.publish(
             "saga.reply",
             answer,
@@ -115,7 +116,7 @@ class StepCommands:
                             answer = handler(command)
                             step.answer = (await answer if inspect.isawaitable(answer) else answer) or {}
                     except StepRejected as refusal:
-                        step.refuse({"error": str(refusal)[:ERROR_CHARACTERS]})
+                        step.refuse({"error": said(refusal)[:ERROR_CHARACTERS]})
                 return (ReplyOutcome.REJECTED if step.refused else ReplyOutcome.SUCCEEDED), step.answer
         except StepTooLate as late:
             return ReplyOutcome.REJECTED, {"error": str(late)}

@@ -13,6 +13,7 @@ import orjson
 from asyncpg import Connection
 
 from marty_msf.core.errors import InvalidDefinition, MartyError
+from marty_msf.core.user_values import as_json
 from marty_msf.store import step_guard as store
 
 #: `<saga>:<step>:<do|undo>:<n>`, as the worker sends it; n rises only when a person asks for the step anew.
@@ -107,7 +108,7 @@ def _doing(step: GuardedStep, row: store.Row, number: int) -> None:
 
 async def _keep(conn: Connection, step: GuardedStep, number: int) -> None:
     try:
-        answer = orjson.dumps(step.answer).decode()
+        answer = as_json(step.answer).decode()
     except TypeError as error:
         raise InvalidDefinition(f"answer of step {step.name!r}", f"is no JSON ({error})", "set JSON values") from None
     if step.undo:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.user_values import as_json
 
 _OPTIONS: Final = (
     *("service_name", "action", "compensation_action", "data", "parallel_group", "condition", "timeout_ms"),
@@ -114,7 +115,7 @@ def _data(path: str, data: object, further: Mapping[str, Any]) -> Mapping[str, A
     if not both:
         return both
     try:
-        plain: Mapping[str, Any] = orjson.loads(orjson.dumps(both))
+        plain: Mapping[str, Any] = orjson.loads(as_json(both))
     except TypeError as error:
         raise InvalidDefinition(f"{path}.data", f"is no JSON ({error})", "give JSON values") from None
     return plain

@@ -3,17 +3,18 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import orjson
 from asyncpg import Connection
 
-from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
+from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition, LockUnavailable
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
 from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Commands, members_problem, size_problem
 from marty_msf.core.saga.journal import begin
+from marty_msf.core.user_values import as_json, keepable
 from marty_msf.core.value import value
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
@@ -22,6 +23,7 @@ from marty_msf.worker.saga.memory import Live, Memory
 
 BATCH_LIMIT: Final = 1000
 KEY_CHARACTERS: Final = 512
+_INTERRUPTED: Final = "the start was interrupted: ask again with the same key"
 
 
 @value
@@ -40,6 +42,10 @@ class Prepared:
     new: saga_start.New
     live: Live
     commands: Commands
+
+
+#: A start, and who waits for it.
+_Asked: TypeAlias = tuple[Prepared, asyncio.Future[Receipt]]
 
 
 class Starter:
@@ -65,7 +71,7 @@ class Starter:
         self._began = began
         self._pending = pending
         self._slot = secrets.choice(saga_start.SLOTS)
-        self._asked: list[tuple[Prepared, asyncio.Future[Receipt]]] = []
+        self._asked: list[_Asked] = []
         self._new = asked
         #: Of the one who opened it; None while it is closed.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -135,20 +141,42 @@ class Starter:
     async def run_once(self, conn: Connection) -> None:
         """Write what was asked for and answer."""
         taken, self._asked = self._asked[:BATCH_LIMIT], self._asked[BATCH_LIMIT:]
-        batch: dict[str, list[tuple[Prepared, asyncio.Future[Receipt]]]] = {}
+        batch: dict[str, list[_Asked]] = {}
         for item in taken:
             batch.setdefault(item[0].new.business_key, []).append(item)
-        prepared = {key: items[0][0] for key, items in batch.items()}
         try:
-            with self._memory.writing():
-                with translate():
-                    placed = await self.write(conn, prepared)
-                self.hand_over(prepared, placed)
+            try:
+                await self._write_and_answer(conn, batch)
+            except LockUnavailable:
+                await self._one_by_one(conn, batch)
         except BaseException:
-            _refuse(taken)
+            _refuse(taken, _INTERRUPTED)
             raise
+
+    async def _write_and_answer(self, conn: Connection, batch: Mapping[str, Sequence[_Asked]]) -> None:
+        prepared = {key: items[0][0] for key, items in batch.items()}
+        with self._memory.writing():
+            with translate():
+                placed = await self.write(conn, prepared)
+            self.hand_over(prepared, placed)
         for key, items in batch.items():
             _answer(placed[key], [future for _, future in items])
+
+    async def _one_by_one(self, conn: Connection, batch: Mapping[str, Sequence[_Asked]]) -> None:
+        """Start what can be started beside keys that foreign transactions are starting; refuse these for now."""
+        with translate():
+            await saga_start.wait_hardly(conn)
+        for key, items in batch.items():
+            try:
+                await self._write_and_answer(conn, {key: items})
+            except LockUnavailable:
+                _refuse(
+                    items,
+                    f"a transaction that has not ended yet starts an instance with the business key {key!r}, or locks "
+                    "tables of marty: end it, and ask again with the same key",
+                )
+        with translate():
+            await saga_start.wait_shortly(conn)
 
     def open(self) -> None:
         """Take starts from now on."""
@@ -157,7 +185,7 @@ class Starter:
     def close(self) -> None:
         """Take no more starts, and refuse those not yet written."""
         self._loop = None
-        _refuse(self._asked)
+        _refuse(self._asked, _INTERRUPTED)
         self._asked = []
 
 
@@ -165,12 +193,14 @@ def prepare(
     definition: Definition, business_key: str, context: Mapping[str, Any], traceparent: str | None = None
 ) -> Prepared:
     """A new instance with its first transition. Raises InvalidDefinition for a key or context that cannot be kept."""
-    if not 1 <= len(business_key) <= KEY_CHARACTERS or "\0" in business_key:
+    if not 1 <= len(business_key) <= KEY_CHARACTERS or not keepable(business_key):
         raise InvalidDefinition(
-            "business_key", f"has {len(business_key)} characters or a NUL", f"give 1 to {KEY_CHARACTERS} characters"
+            "business_key",
+            f"has {len(business_key)} characters, or a NUL or lone surrogate",
+            f"give 1 to {KEY_CHARACTERS} characters",
         )
     try:
-        encoded = orjson.dumps(context)
+        encoded = as_json(context)
     except TypeError as error:
         raise InvalidDefinition(
             "context", f"is no JSON ({error})", f"give a JSON object nested at most {NESTING_LIMIT} levels"
@@ -188,13 +218,13 @@ def prepare(
     return Prepared(saga_start.New(id_, business_key, encoded, entry, traceparent), live, begun.commands)
 
 
-def _refuse(asked: Sequence[tuple[Prepared, asyncio.Future[Receipt]]]) -> None:
+def _refuse(asked: Sequence[_Asked], why: str) -> None:
     for _, future in asked:
         if not future.done():
-            future.set_exception(DatabaseUnavailable("the start was interrupted: ask again with the same key"))
+            future.set_exception(DatabaseUnavailable(why))
 
 
-def _answer(placed: saga_start.Placed, futures: list[asyncio.Future[Receipt]]) -> None:
+def _answer(placed: saga_start.Placed, futures: Sequence[asyncio.Future[Receipt]]) -> None:
     """The first who asked created it, the others find it existing."""
     created = placed.created
     for future in futures:

@@ -2,7 +2,7 @@
 
 Each writes as soon as its last commit returned and something waits. They take turns, because fewer and larger commits cost
 less; but they have a connection each, and a start that waits, for a transaction that is starting an instance with the same
-business key, holds up the instances in work only for a moment.
+business key, holds up the instances in work only for a moment, and other starts for two seconds.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final
 import asyncpg
 from asyncpg import Connection
 
-from marty_msf.store import saga_wave
+from marty_msf.store import saga_start, saga_wave
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.starters import Starters
 from marty_msf.worker.saga.waves import Waves
@@ -38,9 +38,10 @@ async def open_lines(pool: asyncpg.Pool) -> AsyncIterator[Lines]:
     """Connections of the writers' own. Raises DatabaseUnavailable."""
     async with _line(pool) as waves:
         if pool.get_max_size() < CONNECTIONS_FOR_TWO:
-            yield Lines(waves, waves)
+            async with _patience(waves):
+                yield Lines(waves, waves)
             return
-        async with _line(pool) as starts:
+        async with _line(pool) as starts, _patience(starts):
             yield Lines(starts, waves)
 
 
@@ -90,6 +91,18 @@ class Writers:
         finally:
             if mine:
                 self._turn.release()
+
+
+@asynccontextmanager
+async def _patience(conn: Connection) -> AsyncIterator[None]:
+    """Within, no start waits for a foreign transaction for so long that the leases which it has locked would end."""
+    with translate():
+        await saga_start.wait_shortly(conn)
+    try:
+        yield
+    finally:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await saga_start.wait_as_usual(conn)
 
 
 @asynccontextmanager

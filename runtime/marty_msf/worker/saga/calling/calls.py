@@ -17,6 +17,7 @@ from marty_msf.core.saga.events import Failed, Withdrawn
 from marty_msf.core.saga.instance import Call
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
+from marty_msf.core.user_values import said
 from marty_msf.core.value import value
 from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.ownership import any_of
@@ -269,7 +270,7 @@ class CallPool:
             # What one answer did to its reader must not stop the other calls. It spends this call's own budget.
             logger.exception("saga instance %s: the call of step %s went wrong on our side", live.text, step.name)
             spread = random.random()  # noqa: S311  # spreads waits, guards nothing
-            return Failed(f"the call went wrong in the worker: {type(error).__name__}: {error}", True, spread)
+            return Failed(f"the call went wrong in the worker: {type(error).__name__}: {said(error)}", True, spread)
 
     async def _wait(self) -> None:
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -21,6 +21,7 @@ from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.core.trace import of_saga
+from marty_msf.core.user_values import as_json, said
 from marty_msf.worker.saga.bounded import bounded
 from marty_msf.worker.saga.calling.cache_mark import cache_of
 from marty_msf.worker.saga.calling.calls import Request
@@ -193,10 +194,10 @@ class Handlers:
         try:
             result = await bounded(self._run(handler, context), request.timeout_seconds)
         except StepRejected as error:
-            return Rejected(str(error) or f"{name} raised StepRejected", _spread())
+            return Rejected(said(error) or f"{name} raised StepRejected", _spread())
         except TimeoutError as error:
             # The handler's own TimeoutError carries a text, that of the bound does not.
-            own = f" ({error})" if str(error) else ""
+            own = f" ({text})" if (text := said(error)) else ""
             return Failed(f"{name} gave no answer in {request.timeout_seconds:.3g} s{own}", True, _spread())
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -204,8 +205,11 @@ class Handlers:
                 raise
             # Something that the handler awaited was cancelled, not this call.
             return Failed(f"{name} was cancelled from inside", True, _spread())
-        except Exception as error:
-            return Failed(f"{name} raised {type(error).__name__}: {error}", True, _spread())
+        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            # Also what is no Exception, a panic of an extension for instance: it must not end the other calls.
+            return Failed(f"{name} raised {type(error).__name__}: {said(error)}", True, _spread())
         return outcome_of(name, result)
 
     def close(self) -> None:
@@ -244,10 +248,18 @@ class Handlers:
             return await _awaited(handler.function(context))
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
-        work = partial(contextvars.copy_context().run, handler.function, context)
+        work = partial(contextvars.copy_context().run, _called, handler.function, context)
         result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A plain function may hand on the coroutine of another one.
         return await _awaited(result)
+
+
+def _called(function: StepHandler, context: StepContext) -> Any:
+    """Call a plain function. As in a coroutine, its StopIteration is an error: no future can hold that one."""
+    try:
+        return function(context)
+    except StopIteration as error:
+        raise RuntimeError("StopIteration") from error
 
 
 async def _awaited(result: Any) -> Any:
@@ -261,7 +273,7 @@ def outcome_of(name: str, result: object) -> Succeeded | Unusable:
     if type(result) is not dict and not isinstance(result, Mapping):
         return Unusable(f"{name} returned {type(result).__name__}, no JSON object: return a dict or None")
     try:
-        encoded = orjson.dumps(result if type(result) is dict else dict(result))
+        encoded = as_json(result if type(result) is dict else dict(result))
     except TypeError as error:
         return Unusable(f"{name} returned what is no JSON ({error}): return a dict of JSON values")
     if len(encoded) > ANSWER_LIMIT_BYTES:

@@ -9,9 +9,10 @@ from typing import Final
 import asyncpg
 
 from marty_msf.core.cloudevents import envelope
-from marty_msf.core.errors import InvalidDefinition, LeaseLost, PoisonEvent
+from marty_msf.core.errors import InvalidDefinition, LeaseLost, LockUnavailable, PoisonEvent
 from marty_msf.core.saga.trigger import Trigger, wanted
 from marty_msf.core.trace import TRACEPARENT
+from marty_msf.store import saga_start
 from marty_msf.store.database import translate
 from marty_msf.store.saga_trigger import PoisonTrigger
 from marty_msf.worker.kafka_input import Batch, KafkaInput, Record
@@ -80,6 +81,14 @@ class Triggers:
             logger.info("a batch of trigger events goes to another worker: %s", error)
             self._kafka.rewind()
             return Pass(len(batch.records), 0, 0)
+        except LockUnavailable as error:
+            logger.warning(
+                "a batch of trigger events is read again: a transaction that has not ended yet starts an instance with "
+                "one of their business keys, or locks tables of marty: %s",
+                error,
+            )
+            self._kafka.rewind()
+            return Pass(len(batch.records), 0, 0)
         self._kafka.committed(batch)
         if starts.poison:
             await self._parked.tell()
@@ -89,6 +98,7 @@ class Triggers:
         with self._memory.writing(), translate():
             async with self._pool.acquire() as conn:
                 async with conn.transaction():
+                    await saga_start.wait_shortly_within(conn)
                     await self._kafka.commit(conn, batch)
                     if starts.poison:
                         await self._parked.keep(conn, starts.poison)

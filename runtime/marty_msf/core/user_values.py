@@ -1,0 +1,46 @@
+"""What users' Python code hands to us, values and errors, made fit to be kept as JSON and text. Pure."""
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, Final
+
+import orjson
+
+SAID_CHARACTERS: Final = 1000
+
+
+def as_json(value: Any) -> bytes:
+    """A value as JSON. Raises TypeError for what is none, also for NaN and infinity, which orjson writes as null."""
+    text = orjson.dumps(value)
+    if b"null" in text and _holds_no_number(value):
+        raise TypeError("NaN and infinity are no JSON numbers")
+    return text
+
+
+def said(error: BaseException) -> str:
+    """What an error says: its beginning, with ? for what no UTF-8 can hold (of a file's name, for instance)."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be made)"
+    return text[:SAID_CHARACTERS].encode(errors="replace").decode()
+
+
+def keepable(text: str) -> bool:
+    """Whether Postgres can keep a text: without NUL and lone surrogates."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _holds_no_number(value: Any) -> bool:
+    """Recursive: what could be encoded is not nested deeply."""
+    if isinstance(value, float):
+        return not isfinite(value)
+    inner: Iterable[Any] = ()
+    if isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(value, list | tuple):
+        inner = value
+    return any(map(_holds_no_number, inner))
