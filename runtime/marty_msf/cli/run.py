@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -45,6 +46,9 @@ def run(role: str, path: Path, code: Path | None) -> None:
     """
     try:
         config = worker_config.parse(path.read_bytes())
+        if config.role is not Role.RELAY:
+            # Not imported at the top: a relay has no expressions, and need not hold their engine in memory.
+            import_module("marty_msf.core.definition_check").check_expressions(config.spec)
         settings = Settings.from_environment(os.environ)
     except ValidationError as error:
         # Without the values: they may be secrets.

@@ -7,7 +7,7 @@ from marty_msf.cli.saga_orders import Order, carry_out
 from marty_msf.cli.saga_reading import output_option
 from marty_msf.cli.saga_verbs import requested
 from marty_msf.cli.tables import age, json_text, table
-from marty_msf.core.saga.selection import Selection
+from marty_msf.core.saga.selection import Selection, sought
 from marty_msf.core.saga.short_ids import shortened
 from marty_msf.store import saga_lock
 from marty_msf.store.saga_lock import Listed
@@ -74,6 +74,7 @@ def unlock(
 
 
 async def _listed(target: Target, name: str | None, key: str | None, limit: int) -> list[Listed]:
+    key = sought("key", key)
     rows: list[Listed] = []
     for site in await target.sites(name):
         async with opened(site) as conn:

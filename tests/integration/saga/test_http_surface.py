@@ -143,6 +143,7 @@ async def test_instances_are_listed_by_filters_and_pages(
         ("limit=x", "limit"),
         ("a=1", "a"),
         ("after=7", "id"),
+        ("key=%00", "key"),
     ],
 )
 async def test_a_bad_filter_is_refused_by_name(client: TestClient[Any, Any], query: str, path: str) -> None:

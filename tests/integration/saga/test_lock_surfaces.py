@@ -86,8 +86,10 @@ async def test_locks_are_listed_over_http(held: Held) -> None:
         every = await (await client.get("/v1/locks")).json()
         other = await (await client.get("/v1/locks?key=order:8")).json()
         wrong = await client.get("/v1/locks?name=x")
+        nowhere = await client.get("/v1/locks?key=%00")
         says = (wrong.status, (await wrong.json())["error"])
 
     assert [(it["key"], it["saga_id"]) for it in every["locks"]] == [("order:7", held.holder)]
     assert other == {"locks": []}
     assert says == (400, "name: is unknown: give key")
+    assert nowhere.status == 400

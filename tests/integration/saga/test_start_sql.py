@@ -113,6 +113,8 @@ async def test_new_instances_follow_the_present_definition(postgres_url: str, co
         (RESOURCE, "k", '{"context": 1}', "MA012", "reserved"),
         (RESOURCE, "k", json.dumps({"a": "x" * 200_000}), "MA012", "196608 are allowed"),
         (RESOURCE, "k", '{"a":' * 64 + "{}" + "}" * 64, "MA012", "nested over 64 levels"),
+        (RESOURCE, "k", '{"a": [1, {"b": 1e309}]}', "MA012", "beyond 1.8e308"),
+        (RESOURCE, "k", '{"a": -' + "9" * 400 + "}", "MA012", "beyond 1.8e308"),
     ],
 )
 async def test_what_cannot_be_started_is_refused_by_name(
@@ -130,6 +132,14 @@ async def test_what_cannot_be_started_is_refused_by_name(
         await conn.fetchval(START, resource, key, context)
     assert refused.value.sqlstate == code
     assert await states(conn) == {}
+
+
+async def test_the_largest_numbers_that_are_allowed_are_worked_on(postgres_url: str, conn: asyncpg.Connection) -> None:
+    async with pool_of(postgres_url) as pool, engine(pool, Shop().caller()):
+        await conn.fetchval(
+            START, RESOURCE, "large", '{"a": [1.7976931348623157e308, -1.7976931348623157e308, 1e-400]}'
+        )
+        assert await ended(conn, 1) == {"Completed": 1}
 
 
 async def test_the_deepest_context_that_is_allowed_is_worked_on(postgres_url: str, conn: asyncpg.Connection) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.identity import uuid7
 from marty_msf.core.saga.instance import LIVE, State
+from marty_msf.core.user_values import keepable
 
 #: States of instances that are in work or wait for somebody: only these have a step.
 OPEN: Final = LIVE | {State.PARKED}
@@ -60,14 +61,21 @@ def selection(
         states = tuple(sorted(it.value for it in (LIVE if stuck else OPEN)))
     return Selection(
         states,
-        step,
+        sought("step", step),
         _id_at("since", since, now_ms),
         _id_at("before", before, now_ms),
-        _pattern(key),
-        error,
-        revision,
+        _pattern(sought("key", key)),
+        sought("error", error),
+        sought("revision", revision),
         stuck,
     )
+
+
+def sought(path: str, text: str | None) -> str | None:
+    """A text to look for in the database. Raises InvalidDefinition for what can be nowhere, because it cannot be kept."""
+    if text is not None and not keepable(text):
+        raise InvalidDefinition(path, f"{text!r} has a NUL or a lone surrogate, which nothing has", "correct it")
+    return text
 
 
 def moment_ms(path: str, text: str, now_ms: int) -> int:

@@ -55,7 +55,13 @@ def test_only_the_star_stands_for_anything_in_a_key(key: str, pattern: str) -> N
 
 @pytest.mark.parametrize(
     ("filters", "path"),
-    [({"state": "sleeping"}, "state"), ({"since": "yesterday"}, "since"), ({"before": "5w"}, "before")],
+    [
+        ({"state": "sleeping"}, "state"),
+        ({"since": "yesterday"}, "since"),
+        ({"before": "5w"}, "before"),
+        *(({name: "a\0b"}, name) for name in ("key", "step", "error", "revision")),
+        ({"key": "a\udcff"}, "key"),
+    ],
 )
 def test_what_cannot_be_read_is_refused_by_name(filters: dict[str, Any], path: str) -> None:
     with pytest.raises(InvalidDefinition, match=f"^{path}: "):

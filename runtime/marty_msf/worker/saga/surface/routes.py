@@ -11,7 +11,7 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition
 from marty_msf.core.saga.ended import gone
-from marty_msf.core.saga.selection import Selection, selection
+from marty_msf.core.saga.selection import Selection, selection, sought
 from marty_msf.core.saga.short_ids import span
 from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store import saga_history, saga_lock
@@ -100,9 +100,12 @@ class Routes:
         if unknown := sorted(request.query.keys() - {"key"}):
             return failure(400, f"{unknown[0]}: is unknown: give key")
         try:
+            key = sought("key", request.query.get("key"))
             with translate():
                 async with self._pool.acquire() as conn:
-                    rows = await saga_lock.listed(conn, [self._resource], request.query.get("key"), PAGE_LIMIT)
+                    rows = await saga_lock.listed(conn, [self._resource], key, PAGE_LIMIT)
+        except InvalidDefinition as error:
+            return failure(400, str(error))
         except DatabaseUnavailable as error:
             return failure(503, str(error), {"Retry-After": "1"})
         return answer(200, {"locks": [row.form() for row in rows]})
