@@ -1,6 +1,7 @@
 """`marty migrate`: what the operator's migration Job runs."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -17,13 +18,20 @@ RETRY_SECONDS: Final = 1
 
 
 @click.command()
-@click.option("--wait-seconds", default=60.0, show_default=True, help="Retry an unreachable database for this long.")
+@click.option(
+    "--wait-seconds",
+    default=60.0,
+    show_default=True,
+    help="Retry an unreachable database for this long.",
+)
 def migrate(wait_seconds: float) -> None:
     """Install or upgrade the schema `marty` in the database of MARTY_DATABASE_URL.
 
     Safe to run any number of times and at once; exit code 0 when the database is at the newest version,
     2 when the URL itself is wrong, 1 when the database cannot be used within the wait.
     """
+    if not math.isfinite(wait_seconds):
+        raise click.UsageError(f"--wait-seconds {wait_seconds} is no number of seconds: give one, for instance 60")
     url = os.environ.get("MARTY_DATABASE_URL")
     if not url:
         raise click.UsageError("MARTY_DATABASE_URL is not set: give it the URL of the database to migrate")
