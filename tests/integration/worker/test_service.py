@@ -106,7 +106,9 @@ async def test_the_surface_of_a_healthy_worker(config: Path, postgres_url: str, 
         assert status.resource == "test/relay"
         assert status.revision == revision(config_at(config))
         assert (status.ready, status.problems, status.local.lanes) == (True, [], 64)
-        assert status.totals == RelayTotals()
+        # Its own renewals and looks write too: one of them may be open at this very moment.
+        assert status.totals is not None
+        assert status.totals.model_copy(update={"oldest_open_writer": None}) == RelayTotals()
 
 
 async def test_sigterm_hands_everything_back(
