@@ -29,6 +29,11 @@ class Lane:
     draining: bool = False
 
 
+def gone(then: Mapping[int, Lane], now: Mapping[int, Lane]) -> set[int]:
+    """Lanes that were lost, or are being drained, since something of them was read."""
+    return {lane for lane, state in then.items() if now.get(lane) is not state or state.draining}
+
+
 @dataclass(eq=False, slots=True)
 class Flight:
     """A batch being handed, or handed, to the producer."""

@@ -33,7 +33,7 @@ from marty_msf.worker.broker.producer import Producer
 from marty_msf.worker.groups import TaskGroup, first_error, to_its_end
 from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, own_limit, split
 from marty_msf.worker.relay.choosing import choose
-from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, Settled
+from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, Settled, gone
 from marty_msf.worker.relay.reading import Reading, read
 from marty_msf.worker.relay.rules import Rules
 from marty_msf.worker.relay.shared import Shared
@@ -213,17 +213,17 @@ class Relay:
         sent = {lane: state.sent for lane, state in states.items()}
         with self._work.noting_sent():
             batches = await self._urgent.read(conn, sent, found.rows, self._shared)
+            lost = gone(states, self._lanes)
             for level, rows in batches:
-                ours = [row for row in rows if self._lanes.get(row[LANE]) is states[row[LANE]]]
-                self._work.add_urgent(level, ours)
+                self._work.add_urgent(level, [row for row in rows if row[LANE] not in lost])
 
     def _take(self, found: Reading, states: Mapping[int, Lane]) -> None:
         """Queue what was read, but for lanes that were lost or drained meanwhile."""
-        gone = {lane for lane, state in states.items() if self._lanes.get(lane) is not state or state.draining}
-        for lane in states.keys() - gone:
+        lost = gone(states, self._lanes)
+        for lane in states.keys() - lost:
             states[lane].read = found.after[lane]
         batches = split(found.rows, found.start, found.after, self._size.now)
-        self._work.ready.extend(part for part in (batch.without(gone) for batch in batches) if part.rows)
+        self._work.ready.extend(part for part in (batch.without(lost) for batch in batches) if part.rows)
 
     async def _move(self, reading: "asyncio.Task[bool] | None") -> tuple[bool, int]:
         """Settle and send, side by side, until the read is back: (whether there was anything, events published)."""

@@ -40,9 +40,9 @@ class Urgent:
 
     def reset(self) -> None:
         """Look again from where the lanes stand."""
-        self._seen.clear()
-        for found in self._found.values():
-            found.clear()
+        # New ones: a look that goes on keeps to the former.
+        self._seen = {}
+        self._found = {level: {} for level in STATEMENTS}
 
     def next(self, waiting: Collection[Level]) -> Level | None:
         """Whose turn it is; None when nothing is waiting."""
@@ -54,17 +54,18 @@ class Urgent:
         """What may go out before `oldest`, by level. Several statements, each with a snapshot of its own."""
         levels = [Level.HIGH, Level.NORMAL] if _has_low(oldest) else [Level.HIGH]
         batches = []
+        seen, known = self._seen, self._found
         for level in levels:
             if len(shared.ahead) >= AHEAD_AT_MOST:
                 break
-            found = await outbox_urgent.urgent(conn, STATEMENTS[level], self._seen.get(level, Seen()), sent)
-            self._seen[level] = found.seen
-            self._found[level].update(
+            found = await outbox_urgent.urgent(conn, STATEMENTS[level], seen.get(level, Seen()), sent)
+            seen[level] = found.seen
+            known[level].update(
                 ((event["lane"], event["aggregate_id"] or event["id"]), None)
                 for event in found.events
                 if event["lane"] in sent
             )
-            if chosen := list(islice(self._found[level], AGGREGATES)):
+            if chosen := list(islice(known[level], AGGREGATES)):
                 names = [name for _, name in chosen]
                 rows, complete = await outbox_urgent.waiting(
                     conn,
@@ -76,7 +77,7 @@ class Urgent:
                 )
                 if complete:
                     for key in chosen:
-                        del self._found[level][key]
+                        del known[level][key]
                 batches.append((level, [row for row in rows if row[1] in sent]))
         return batches
 

@@ -26,7 +26,7 @@ class Work:
     ready: deque[Batch] = field(default_factory=deque)
     urgent: defaultdict[Level, deque[Batch]] = field(default_factory=lambda: defaultdict(deque))
     flights: deque[Flight] = field(default_factory=deque)
-    #: Ids sent since what is urgent was read.
+    #: Ids sent, held or passed over since what is urgent was read.
     sent_meanwhile: set[int] = field(default_factory=set)
     _reading: int = 0
 
@@ -53,7 +53,7 @@ class Work:
 
     @contextmanager
     def noting_sent(self) -> Iterator[None]:
-        """Note what is sent while urgent events are being read: the query may find it waiting."""
+        """Note what is sent or passed while urgent events are being read: the query may find it waiting."""
         self._reading += 1
         try:
             yield
@@ -61,9 +61,9 @@ class Work:
             self._reading -= 1
 
     def note_sent(self, flight: Flight) -> None:
-        """What is in this flight is no longer waiting."""
+        """What is in this flight is no longer waiting, nor what the position passes with it."""
         if self._reading or any(self.urgent.values()):
-            self.sent_meanwhile.update(row[ID] for row in flight.rows)
+            self.sent_meanwhile.update(row[ID] for row in flight.batch.rows)
         elif self.sent_meanwhile:
             self.sent_meanwhile.clear()
 
