@@ -51,3 +51,25 @@ async def test_nothing_gets_in_behind_a_refused_batch(kafka_bootstrap: str, topi
             await producer.stop()
             await waking
     assert await asyncio.to_thread(read_topic, kafka_bootstrap, small) == []
+
+
+async def test_who_sends_behind_a_refused_batch_does_not_hide_the_refusal(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: the third call waits for the second one's turn and fails, which looks like an outage; the relay begins anew
+    before it has asked why, with the same batches, again and again: none of its lanes moves any more."""
+    small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
+    producer = KafkaProducer(KafkaConnection(kafka_bootstrap), {})
+    await producer.start()
+    try:
+        refused = await producer.send({(small, 0): [tail(b"a", b"x" * 5000, [])]})
+        behind = [await producer.send({(small, 0): [tail(b"a", b"behind", [])]}) for _ in range(3)]
+        for sent in behind:
+            with pytest.raises(BrokerUnavailable):
+                await producer.acknowledged(sent)
+        assert [it.records for it in behind[-1]] == [0]
+        with pytest.raises(PoisonEvent):
+            await producer.acknowledged(refused)
+    finally:
+        await producer.stop()
+    assert await asyncio.to_thread(read_topic, kafka_bootstrap, small) == []

@@ -9,6 +9,7 @@ from marty_msf.worker.relay.batch import Batch
 from marty_msf.worker.relay.choosing import choose
 from marty_msf.worker.relay.exceptions import HELD_AT_MOST, AheadIds, HeldKeys
 from marty_msf.worker.relay.flight import Flight, Lane
+from marty_msf.worker.relay.work import Work
 
 END = Snapshot(9, 9, ())
 START = Position(BEGINNING, END)
@@ -140,3 +141,12 @@ def test_what_goes_ahead_moves_no_position() -> None:
     assert settled.positions == {}
     assert settled.ahead == {1: 1, 2: 1}
     assert settled.published == {1: 2}
+
+
+def test_what_a_position_passes_is_not_waiting_whether_it_was_sent_held_or_went_ahead_before() -> None:
+    """Naive: what went ahead is found by a look that began before, is forgotten when the position is behind it, and goes
+    once more: sent and counted twice, and remembered for ever."""
+    work = Work()
+    with work.noting_sent():
+        work.note_sent(flight(row(1), row(2), row(3), held={2}, passed={3}))
+    assert work.sent_meanwhile == {1, 2, 3}

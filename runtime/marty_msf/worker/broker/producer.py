@@ -120,14 +120,9 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
         self._on_their_way += chain.from_iterable(found.values() for found in batches.values())
         return batches, leaders_unknown
 
-    @property
-    def halted(self) -> bool:
-        """Whether nothing more is sent."""
-        return bool(self._sender.sender_task.done() or self._sender.sender_task.cancelling())
-
     def halt(self) -> None:
         """Send nothing more: the broker would take the batches behind a refused one, and so lose their order."""
-        if not self.halted:
+        if not (self._sender.sender_task.done() or self._sender.sender_task.cancelling()):
             self._sender.sender_task.add_done_callback(self._fail_rest)
             self._sender.sender_task.cancel()
 
@@ -142,6 +137,14 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
 
 def _failed(future: "asyncio.Future[Any]") -> bool:
     return future.done() and not future.cancelled() and future.exception() is not None
+
+
+def _not_sent(topic: str, partition: int, error: KafkaError) -> Sent:
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    # Nobody may be waiting for it: asked for once, so that asyncio does not call it forgotten.
+    future.exception()
+    return Sent(topic, partition, 0, 0, future)
 
 
 class KafkaProducer:
@@ -167,6 +170,8 @@ class KafkaProducer:
         self._tuning = tuning
         self._made: _Client | None = None
         self._unacknowledged: set[asyncio.Future[Any]] = set()
+        #: Whether a batch that was handed over was refused, or given up.
+        self._failed = False
         self._stopped = False
 
     async def start(self) -> None:
@@ -222,7 +227,8 @@ class KafkaProducer:
     async def send(self, messages: Mapping[Partition, Sequence[Message]]) -> Sequence[Sent]:
         """Hand messages to the broker, in order per partition; returns before they are acknowledged.
 
-        When the broker refuses a batch meanwhile, what comes behind it is not sent and not in the answer.
+        When the broker refuses a batch meanwhile, of this call or of one before, what comes behind it is not sent: the
+        answer ends with a Sent of no records that is never acknowledged. An error here would be told before the refusal.
         """
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
@@ -233,9 +239,9 @@ class KafkaProducer:
                     for (topic, partition), batches in list(waiting.items()):
                         try:
                             sent.append(await self._send_batch(batches.pop(0), topic, partition))
-                        except KafkaError:
-                            if sent and self._client.halted:
-                                return sent
+                        except KafkaError as error:
+                            if self._failed:
+                                return [*sent, _not_sent(topic, partition, error)]
                             raise
                         if not batches:
                             del waiting[topic, partition]
@@ -294,6 +300,7 @@ class KafkaProducer:
     def _decided(self, future: "asyncio.Future[Any]") -> None:
         self._unacknowledged.discard(future)
         if _failed(future):
+            self._failed = True
             self._client.halt()
 
     def _refused(self, batch: Sent, error: KafkaError) -> MartyError:

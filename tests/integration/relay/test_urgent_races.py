@@ -1,0 +1,95 @@
+"""Looks for urgent events take several statements; what happens between them is not undone by what they find."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from marty_msf.core.lanes import LANES
+from marty_msf.core.windows import BEGINNING, Position
+from marty_msf.store import outbox_urgent
+from marty_msf.worker.relay.shared import Shared
+from marty_msf.worker.relay.urgent import Urgent
+from marty_msf.worker.relay.work import Level
+from tests.integration.relay.setup import drain, make_relay, numbers_by_key, pool_and_producer, take_lanes
+from tests.integration.relay.test_urgent import fill, urgent
+from tests.support.kafka import read_topic
+
+pytestmark = [pytest.mark.postgres, pytest.mark.timeout(120)]
+
+
+class Interrupted:
+    """A connection or pool; `then` runs once, behind the first answer to `statement`."""
+
+    def __init__(self, target: Any, statement: str, then: Callable[[], Awaitable[None]]) -> None:
+        self._target = target
+        self._statement = statement
+        self._then = [then]
+
+    async def fetch(self, statement: str, *args: Any) -> Any:
+        rows = await self._target.fetch(statement, *args)
+        if statement == self._statement and self._then:
+            await self._then.pop()()
+        return rows
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator["Interrupted"]:
+        async with self._target.acquire() as conn:
+            yield Interrupted(conn, self._statement, self._once)
+
+    async def _once(self) -> None:
+        if self._then:
+            await self._then.pop()()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+async def test_a_lane_that_is_gained_during_a_look_has_its_urgent_events_looked_for(conn: asyncpg.Connection) -> None:
+    """Naive: the look that goes on writes into what was reset, and its events of the other lanes are not seen again."""
+    await conn.execute("SELECT marty.enqueue_event('t', 'e', '{}', 'a', priority => 'high')")
+    lanes = {lane: Position(BEGINNING) for lane in range(LANES)}
+    found = Urgent({Level.HIGH: 1, Level.NORMAL: 1, Level.OLDEST: 1})
+
+    async def gained() -> None:
+        found.reset()
+
+    for statement in (outbox_urgent.HIGH, outbox_urgent.WAITING):
+        found.reset()
+        interrupted = Interrupted(conn, statement, gained)
+        for looking in (interrupted, conn):
+            ((level, rows),) = await found.read(looking, lanes, [], Shared("test"))
+            assert (level, len(rows)) == (Level.HIGH, 1)
+
+
+@pytest.mark.kafka
+async def test_nothing_of_a_lane_that_is_being_drained_goes_ahead(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: what the look found is sent behind the drain, perhaps when the lane has its next owner."""
+    topic = topic_factory("drained", partitions=1)
+    await urgent(conn, topic, "first", 0, "high")
+    await fill(conn, topic, "normal")
+    await urgent(conn, topic, "new", 0, "high")
+    lane = await conn.fetchval("SELECT marty.lane_of('new')")
+    async with pool_and_producer(postgres_url, kafka_bootstrap) as (pool, producer):
+        drained: list[asyncio.Task[None]] = []
+        shared = Shared("test")
+
+        async def begin_to_drain() -> None:
+            # As the sender of held events does at the same time: the drain waits for it.
+            await shared.sending_held.acquire()
+            drained.append(asyncio.ensure_future(relay.drain([lane])))
+            await asyncio.sleep(0)
+
+        interrupted = Interrupted(pool, outbox_urgent.WAITING, begin_to_drain)
+        relay = make_relay(interrupted, producer, "me", batch_size=50, prefetch=200, shared=shared)
+        await take_lanes(pool, relay, "me")
+        await drain(relay)
+        shared.sending_held.release()
+        await drained[0]
+        assert "new" not in numbers_by_key(read_topic(kafka_bootstrap, topic))
+        assert await conn.fetchval("SELECT count(*) FROM marty.outbox_ahead WHERE lane = $1", lane) == 0
