@@ -80,6 +80,10 @@ class BatchTooLarge(BrokerUnavailable):
     """A topic takes smaller batches only; the next ones are smaller."""
 
 
+class NotSent(BrokerUnavailable):
+    """A batch that is held back, because another one of its session was refused or given up: that one tells why."""
+
+
 class BrokerRefused(BrokerUnavailable):
     """Kafka is there, but not with this protocol, these certificates or this login: waiting does not help.
 

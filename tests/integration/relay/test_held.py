@@ -1,7 +1,7 @@
 """What Kafka refuses, or what cannot go yet, holds its own aggregate only, keeps its order, and is never lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from marty_msf.core.errors import BrokerUnavailable
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.producer import KafkaProducer, Sent, _Halted
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.pipeline import Relay
 from marty_msf.worker.relay.shared import Shared
@@ -149,6 +149,49 @@ async def test_an_event_that_is_refused_dies_after_its_attempts_and_holds_its_ag
     assert letter.headers["marty-original-topic"] == small.encode()
     assert letter.headers["marty-attempts"] == b"3"
     assert letter.key == b"a"
+
+
+class OneHeldBack:
+    """A producer whose first batch waits for its turn until the second one is refused, and is not sent then."""
+
+    def __init__(self, producer: KafkaProducer) -> None:
+        self._producer = producer
+        self._first: asyncio.Future[Any] | None = None
+
+    async def send(self, messages: Any) -> Sequence[Sent]:
+        if self._first is None:
+            self._first = asyncio.get_running_loop().create_future()
+            ((topic, partition),) = messages
+            return [Sent(topic, partition, 1, 0, self._first)]
+        sent = await self._producer.send(messages)
+        await asyncio.wait({it.acknowledged for it in sent})
+        if not self._first.done():
+            self._first.set_exception(_Halted())
+        return sent
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+
+async def test_a_refusal_is_found_behind_a_batch_that_was_not_sent_because_of_it(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: the batch that was not sent is looked at first, which looks like an outage: all of it is sent again, refused
+    again, and none of the relay's lanes moves any more."""
+    small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
+    await enqueue(conn, small, "a", 0)
+    await enqueue(conn, small, "poison", 0, note=TOO_LARGE)
+    rules: dict[str, Any] = {"deadLetter": {"threshold": 1}}
+    async with whole(postgres_url, kafka_bootstrap, batch_size=1, **rules) as all_of_it:
+        producer = KafkaProducer(KafkaConnection(kafka_bootstrap), all_of_it.limits)
+        await producer.start()
+        await all_of_it.relay.restart(OneHeldBack(producer))
+        while not (await all_of_it.relay.run_once()).spoiled:
+            pass
+        await producer.stop()
+        assert await held(conn) == [("poison", "Dead")]
+        await all_of_it.publish()
+    assert numbers_by_key(read_topic(kafka_bootstrap, small)) == {"a": [0]}
 
 
 async def test_without_blocking_later_events_overtake_a_dead_letter(

@@ -14,6 +14,7 @@ from marty_msf.core.errors import (
     BrokerRefused,
     BrokerUnavailable,
     MartyError,
+    NotSent,
     PoisonBatch,
     PoisonEvent,
     TopicUnavailable,
@@ -76,6 +77,10 @@ class Producer(Protocol):
     async def acknowledged(self, sent: Sequence[Sent]) -> None: ...
 
 
+class _Halted(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
+    """A batch was not sent, because one of its session failed."""
+
+
 class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -129,7 +134,7 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
     def _fail_rest(self, _: "asyncio.Future[None]") -> None:
         waiting = self._message_accumulator
         rest = [*chain.from_iterable(waiting._batches.values()), *waiting._pending_batches]
-        waiting.fail_all(KafkaError("not sent: a batch before was refused"))
+        waiting.fail_all(_Halted())
         for batch in rest:
             # Nobody may be waiting for it: asked for once, so that asyncio does not call it forgotten.
             batch._drain_waiter.exception()
@@ -139,7 +144,7 @@ def _failed(future: "asyncio.Future[Any]") -> bool:
     return future.done() and not future.cancelled() and future.exception() is not None
 
 
-def _not_sent(topic: str, partition: int, error: KafkaError) -> Sent:
+def _not_sent(topic: str, partition: int, error: _Halted) -> Sent:
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     # Nobody may be waiting for it: asked for once, so that asyncio does not call it forgotten.
@@ -170,8 +175,6 @@ class KafkaProducer:
         self._tuning = tuning
         self._made: _Client | None = None
         self._unacknowledged: set[asyncio.Future[Any]] = set()
-        #: Whether a batch that was handed over was refused, or given up.
-        self._failed = False
         self._stopped = False
 
     async def start(self) -> None:
@@ -228,7 +231,7 @@ class KafkaProducer:
         """Hand messages to the broker, in order per partition; returns before they are acknowledged.
 
         When the broker refuses a batch meanwhile, of this call or of one before, what comes behind it is not sent: the
-        answer ends with a Sent of no records that is never acknowledged. An error here would be told before the refusal.
+        answer ends with a Sent of no records, NotSent. An error here would be told before the refusal.
         """
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
@@ -239,10 +242,8 @@ class KafkaProducer:
                     for (topic, partition), batches in list(waiting.items()):
                         try:
                             sent.append(await self._send_batch(batches.pop(0), topic, partition))
-                        except KafkaError as error:
-                            if self._failed:
-                                return [*sent, _not_sent(topic, partition, error)]
-                            raise
+                        except _Halted as error:
+                            return [*sent, _not_sent(topic, partition, error)]
                         if not batches:
                             del waiting[topic, partition]
         return sent
@@ -251,8 +252,9 @@ class KafkaProducer:
         """Wait until all replicas have the batches.
 
         Raises BrokerUnavailable (their fate is unknown), TopicUnavailable, PoisonEvent for one record that its topic
-        refuses, PoisonBatch for several of which it refuses one.
+        refuses, PoisonBatch for several of which it refuses one, NotSent when another batch's refusal is all there is.
         """
+        held_back: _Halted | None = None
         with translate(self._connection):
             async with asyncio.timeout(self._acknowledge_seconds):
                 for batch in sent:
@@ -261,6 +263,10 @@ class KafkaProducer:
                             await batch.acknowledged
                         except RECORD_REFUSED as error:
                             raise self._refused(batch, error) from error
+                        except _Halted as error:
+                            held_back = error
+        if held_back is not None:
+            raise NotSent("a batch was not sent, because another one was refused or given up") from held_back
 
     async def stop(self) -> None:
         """End, at once: what is not yet acknowledged is given up, and may still arrive."""
@@ -300,7 +306,6 @@ class KafkaProducer:
     def _decided(self, future: "asyncio.Future[Any]") -> None:
         self._unacknowledged.discard(future)
         if _failed(future):
-            self._failed = True
             self._client.halt()
 
     def _refused(self, batch: Sent, error: KafkaError) -> MartyError:

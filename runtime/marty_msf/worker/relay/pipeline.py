@@ -23,7 +23,7 @@ from typing import Final
 
 import asyncpg
 
-from marty_msf.core.errors import BrokerUnavailable, PoisonBatch, PoisonEvent, TopicUnavailable
+from marty_msf.core.errors import BatchTooLarge, BrokerUnavailable, NotSent, PoisonBatch, PoisonEvent, TopicUnavailable
 from marty_msf.core.outbox.batch_size import BatchSize
 from marty_msf.core.windows import Position
 from marty_msf.store import outbox_held, outbox_position
@@ -40,6 +40,8 @@ from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.urgent import Urgent
 from marty_msf.worker.relay.work import Work
 
+#: What ends a producer's session while the broker is there; NotSent may be told before the refusal that it is due to.
+REFUSALS: Final = (PoisonEvent, PoisonBatch, BatchTooLarge, TopicUnavailable, NotSent)
 #: After a refusal, the wait for the acknowledgements of what was on its way; longer than the producer itself waits.
 SALVAGE_SECONDS: Final = 12
 #: Before a topic that is missing is looked for again.
@@ -301,7 +303,7 @@ class Relay:
                 break
             try:
                 await self._producer.acknowledged(flight.sent)
-            except (PoisonEvent, PoisonBatch, TopicUnavailable):
+            except REFUSALS:
                 self._spoiled = True
                 break
             self._size.acknowledged(len(flight.rows), time.monotonic() - flight.started_at)
