@@ -1,4 +1,4 @@
-"""The workers as a kubelet runs them: real processes of `marty run saga`, started again whenever they end."""
+"""The workers as a kubelet runs them: real processes of `marty run`, started again whenever they end."""
 
 import asyncio
 import json
@@ -28,6 +28,7 @@ class Pod:
     config: Path
     database_url: str
     directory: Path
+    role: str = "saga"
     port: int = field(default_factory=free_port)
     killed: int = 0
     #: How processes ended that nobody killed: there must be none before the end.
@@ -55,7 +56,7 @@ class Pod:
             "MARTY_POD_NAME": f"worker-{self.number}",
             "MARTY_LOG_LEVEL": "WARNING",
         }
-        arguments = ["-m", "marty_msf.cli", "run", "saga", "--config", str(self.config)]
+        arguments = ["-m", "marty_msf.cli", "run", self.role, "--config", str(self.config)]
         while not self._leaving:
             killed = self.killed
             async with running(arguments, self.log, environment) as self._process:

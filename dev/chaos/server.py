@@ -46,6 +46,7 @@ class Server:
             "listen_addresses": f"'{LOOPBACK}'",
             "unix_socket_directories": "''",
             "max_connections": 100,
+            "max_prepared_transactions": 10,
         }
         with (data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
