@@ -90,6 +90,11 @@ class Broker:
             self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
 
+    async def restart(self) -> None:
+        """Kill it and start it again on its data."""
+        await self.kill()
+        await self.start()
+
     async def _answers(self) -> bool:
         assert self._process is not None
         if self._process.returncode is not None:

@@ -22,29 +22,12 @@ from tests.integration.relay.setup import (
     relay_config,
     take_lanes,
 )
-from tests.integration.relay.writers import EVENTS_PER_KEY, KEYS, prepare, write_all
+from tests.integration.relay.writers import check_all_published, holders, prepare, unpublished, write_all
 from tests.support.kafka import read_topic
-from tests.support.processes import free_port, running
 from tests.support.waiting import eventually
+from tests.support.workers import worker
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(240)]
-
-
-async def holders(conn: asyncpg.Connection) -> dict[str, int]:
-    rows = await conn.fetch(
-        "SELECT split_part(holder, '/', 1) AS pod, count(*) FROM marty.lease"
-        " WHERE scope = $1 AND holder IS NOT NULL GROUP BY 1",
-        SCOPE,
-    )
-    return {row["pod"]: row["count"] for row in rows}
-
-
-async def unpublished(conn: asyncpg.Connection) -> int:
-    return int(
-        await conn.fetchval(
-            "SELECT (SELECT count(*) FROM marty.outbox) - (SELECT sum(published_total) FROM marty.outbox_position)"
-        )
-    )
 
 
 async def test_order_per_key_is_whole_while_lanes_move_between_processes(
@@ -57,41 +40,26 @@ async def test_order_per_key_is_whole_while_lanes_move_between_processes(
     topic = topic_factory("orders", partitions=5)
     await prepare(conn)
     config = relay_config(tmp_path / "config.json", kafka_bootstrap, batchSize=50, prefetchCount=200)
-    arguments = ["-m", "marty_msf.cli", "run", "relay", "--config", str(config)]
-
-    def environment(pod: str) -> dict[str, str]:
-        return {
-            "MARTY_DATABASE_URL": postgres_url,
-            "MARTY_TOKEN": "token-of-the-test",
-            "MARTY_POD_NAME": pod,
-            "MARTY_HTTP_HOST": "127.0.0.1",
-            "MARTY_HTTP_PORT": str(free_port()),
-        }
-
-    async with running(arguments, tmp_path / "first.log", environment("first")) as first:
+    async with worker(config, postgres_url, tmp_path, "first") as first:
         await eventually(lambda: holders(conn), lambda found: found == {"first": 64})
         writing = asyncio.create_task(write_all(postgres_url, topic, seed=7))
-        async with running(arguments, tmp_path / "second.log", environment("second")) as second:
+        async with worker(config, postgres_url, tmp_path, "second") as second:
             # Half of the lanes move by hand-over, the other half because the first stops.
             await eventually(lambda: holders(conn), lambda found: found == {"first": 32, "second": 32}, seconds=30)
-            first.send(signal.SIGTERM)
-            assert await first.wait() == 0, first.output()
+            first.process.send(signal.SIGTERM)
+            assert await first.process.wait() == 0, first.process.output()
             await eventually(lambda: holders(conn), lambda found: found == {"second": 64}, seconds=30)
             assert not writing.done(), "the writers were done before the lanes had moved"
             # And all of them come back to a third, because the second is killed.
-            second.send(signal.SIGKILL)
-            await second.wait()
-        async with running(arguments, tmp_path / "third.log", environment("third")):
+            second.process.send(signal.SIGKILL)
+            await second.process.wait()
+        async with worker(config, postgres_url, tmp_path, "third"):
             await eventually(lambda: holders(conn), lambda found: found == {"third": 64}, seconds=30)
             await writing
             await eventually(lambda: unpublished(conn), lambda left: left == 0, seconds=60)
 
-    messages = read_topic(kafka_bootstrap, topic)
-    assert discarding_late_ones(messages) == {key: list(range(EVENTS_PER_KEY)) for key in KEYS}
-    repeated = len(messages) - len(KEYS) * EVENTS_PER_KEY
     # Only the kill may repeat anything, and no more than was in flight: batches grow to four times their size.
-    assert 0 <= repeated <= make_rules().in_flight * 200
-    assert len({message.headers["ce_id"] for message in messages}) == len(KEYS) * EVENTS_PER_KEY
+    check_all_published(read_topic(kafka_bootstrap, topic), repeated_at_most=make_rules().in_flight * 200)
 
 
 async def test_a_zombie_relay_cannot_mark(

@@ -202,6 +202,27 @@ async def test_an_open_writer_is_named(conn: asyncpg.Connection, postgres_url: s
         await writer.close()
 
 
+async def test_a_prepared_transaction_is_named_and_a_session_that_only_reads_is_not(
+    conn: asyncpg.Connection, postgres_url: str
+) -> None:
+    """Naive: pg_stat_activity alone, in which a prepared transaction has no session; or every open transaction."""
+    name = f"marty-{secrets.token_hex(4)}"
+    other = await asyncpg.connect(postgres_url)
+    try:
+        await other.execute("BEGIN")
+        await other.fetchval(ENQUEUE, *GOOD)
+        await other.execute(f"PREPARE TRANSACTION '{name}'")
+        await other.execute("BEGIN")
+        await other.fetchval("SELECT count(*) FROM marty.outbox")
+        found = await outbox.oldest_writer(conn)
+        await conn.execute(f"ROLLBACK PREPARED '{name}'")
+        assert found is not None
+        assert found.name == f"prepared {name}"
+        assert await outbox.oldest_writer(conn) is None
+    finally:
+        await other.close()
+
+
 async def test_an_application_needs_no_more_than_the_documented_rights(
     conn: asyncpg.Connection, postgres_url: str
 ) -> None:

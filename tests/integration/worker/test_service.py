@@ -6,74 +6,25 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 import asyncpg
 import pytest
 
 from marty_msf.core.worker_config import ProjectionConfig, RelayConfig, SagaConfig, parse, revision
-from marty_msf.core.worker_status import ProblemReason, RelayTotals, WorkerStatus
+from marty_msf.core.worker_status import ProblemReason, RelayTotals
 from marty_msf.store.migrations import migrate
 from marty_operator.workers import ANSWER_SECONDS
 from tests.integration.relay.setup import discarding_late_ones, enqueue, numbers_by_key, relay_config
 from tests.support.broker import broker
 from tests.support.kafka import create_topic, delete_topics, read_topic
-from tests.support.processes import Process, free_port, running
+from tests.support.processes import running
 from tests.support.proxy import proxy
 from tests.support.waiting import eventually
+from tests.support.workers import TOKEN, worker
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka]
-
-TOKEN = "token-of-the-test"
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A running worker and its address."""
-
-    process: Process
-    url: str
-
-    async def get(self, path: str, token: str | None = TOKEN) -> tuple[int, str]:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            async with aiohttp.ClientSession() as http, http.get(self.url + path, headers=headers) as answer:
-                return answer.status, await answer.text()
-        except aiohttp.ClientConnectionError:
-            return 0, ""
-
-    async def status(self) -> WorkerStatus | None:
-        code, text = await self.get("/status")
-        return WorkerStatus.model_validate_json(text) if code == 200 else None
-
-    async def reasons(self) -> set[ProblemReason]:
-        found = await self.status()
-        return {problem.reason for problem in found.problems} if found else {ProblemReason.STARTING}
-
-    async def ready(self, seconds: float = 20) -> None:
-        await eventually(lambda: self.get("/readyz"), lambda answer: answer[0] == 200, seconds=seconds)
-
-    async def published(self) -> int:
-        found = await self.status()
-        return found.totals.published_total if found and isinstance(found.totals, RelayTotals) else 0
-
-
-@asynccontextmanager
-async def worker(config: Path, database_url: str, tmp_path: Path) -> AsyncIterator[Worker]:
-    port = free_port()
-    environment = {
-        "MARTY_DATABASE_URL": database_url,
-        "MARTY_TOKEN": TOKEN,
-        "MARTY_POD_NAME": "pod",
-        "MARTY_HTTP_HOST": "127.0.0.1",
-        "MARTY_HTTP_PORT": str(port),
-    }
-    arguments = ["-m", "marty_msf.cli", "run", "relay", "--config", str(config)]
-    async with running(arguments, tmp_path / "worker.log", environment) as process:
-        yield Worker(process, f"http://127.0.0.1:{port}")
 
 
 def config_at(path: Path) -> SagaConfig | RelayConfig | ProjectionConfig:
