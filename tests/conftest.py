@@ -10,11 +10,12 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import kafka, postgres
+from tests.support.forking import forking
 from tests.support.servers import server
 
 
 class _ClusterTestsTogether(LoadScopeScheduling):
-    """Tests run two at a time, but those of the cluster one after the other: they install the same release."""
+    """Tests run several at a time, but those of the cluster one after the other: they install the same release."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
@@ -23,6 +24,13 @@ class _ClusterTestsTogether(LoadScopeScheduling):
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ClusterTestsTogether:
     return _ClusterTestsTogether(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_processes() -> Iterator[None]:
+    """The processes of tests are forked from one that has imported everything."""
+    with forking():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,20 +4,35 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from socket import AF_INET, SOCK_STREAM, socket
+from typing import Final, Protocol
 
 from tests.support.servers import ROOT
 
-_PATHS = ("operator", "runtime", "examples/shop", ".")
+PATHS: Final = os.pathsep.join(str(ROOT / path) for path in ("operator", "runtime", "examples/shop", "."))
+
+
+class Started(Protocol):
+    """What a way of starting a process answers with; asyncio's own processes are of this kind."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int: ...
+
+    def send_signal(self, signal: int) -> None: ...
 
 
 class Process:
     """A child process whose output is kept in a file."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: Started, log: Path) -> None:
         self._process = process
         self._log = log
 
@@ -48,8 +63,19 @@ class Process:
     async def kill(self) -> None:
         """End it with -9 unless it has ended, and reap it."""
         if self._process.returncode is None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
         await self._process.wait()
+
+
+#: Another way to start `python -m`, for whoever starts very many; see tests.support.forking.
+Starter = Callable[[Sequence[str], Path, Mapping[str, str]], Awaitable[Started]]
+_starter: Starter | None = None
+
+
+def start_with(starter: Starter | None) -> None:
+    """From now on `running` starts modules with this; None: as a new interpreter each."""
+    global _starter
+    _starter = starter
 
 
 @asynccontextmanager
@@ -57,28 +83,29 @@ async def running(
     arguments: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Process]:
     """`python ARGUMENTS` as a child; killed at the end whatever happens."""
-    with log.open("ab") as output:
-        process = Process(
-            await asyncio.create_subprocess_exec(
-                sys.executable,
-                *arguments,
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "PYTHONPATH": os.pathsep.join(str(ROOT / path) for path in _PATHS),
-                    "PYTHONUNBUFFERED": "1",
-                    **(environment or {}),
-                },
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-            ),
-            log,
-        )
+    whole = {**os.environ, "PYTHONPATH": PATHS, "PYTHONUNBUFFERED": "1", **(environment or {})}
+    # Another path means other modules than those that were imported ahead.
+    if _starter is not None and arguments[0] == "-m" and whole["PYTHONPATH"] == PATHS:
+        process = Process(await _starter(arguments[1:], log, whole), log)
+    else:
+        process = Process(await _interpreter(arguments, log, whole), log)
     try:
         yield process
     finally:
         await process.kill()
+
+
+async def _interpreter(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Started:
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *arguments,
+            cwd=ROOT,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+        )
 
 
 def free_port() -> int:
