@@ -4,7 +4,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 python3 -m dev.cluster up --images || exit 1
 # Several at a time: they mostly wait, for pods and leases, and those of the cluster come one after the other.
-.venv/bin/pytest -q -n 5 "$@"
+.venv/bin/pytest -q -n 4 "$@"
 code=$?
 log=$(mktemp)
 if ! { python3 -m dev.cluster down && python3 -m dev.cluster leftovers; } >"$log" 2>&1; then

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final
 
 import asyncpg
 import pytest
@@ -13,17 +14,28 @@ from tests.support import kafka, postgres
 from tests.support.forking import forking
 from tests.support.servers import server
 
+#: What takes long to set up and is kept for a whole session, or is one for all: an installed release, API servers, brokers.
+GROUPS: Final = {
+    "cluster": ("tests/cluster/",),
+    "contract": ("tests/contract/",),
+    "secure kafka": (
+        "tests/integration/worker/test_secure_kafka.py",
+        "tests/integration/patterns/test_kafka_message_broker.py",
+    ),
+}
 
-class _ClusterTestsTogether(LoadScopeScheduling):
-    """Tests run several at a time, but those of the cluster one after the other: they install the same release."""
+
+class _Groups(LoadScopeScheduling):
+    """Tests run several at a time, file by file; those in a group of GROUPS one after the other, in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "cluster" if nodeid.startswith("tests/cluster/") else nodeid
+        file = nodeid.partition("::")[0]
+        return next((group for group, paths in GROUPS.items() if file.startswith(paths)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _ClusterTestsTogether:
-    return _ClusterTestsTogether(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Groups:
+    return _Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

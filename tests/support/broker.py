@@ -73,6 +73,8 @@ class Broker:
                 "java",
                 "-Xmx256m",
                 "-XX:+UseSerialGC",
+                # It lives for seconds: the second compiler would not earn what it costs.
+                "-XX:TieredStopAtLevel=1",
                 f"-Dlog4j2.configurationFile={kafka.SOURCES / 'log4j2.properties'}",
                 f"-Dmarty.state={self._directory}/",
                 "-cp",

@@ -52,8 +52,7 @@ class Zygote:
 
     async def start(self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Forked:
         """`python -m ARGUMENTS`, with its output appended to `log`."""
-        if self._process is None:
-            self._begin()
+        self._prepare(log)
         reader, writer = await asyncio.open_unix_connection(str(self._socket))
         request = {"arguments": list(arguments), "environment": dict(environment), "log": str(log)}
         writer.write(json.dumps(request).encode() + b"\n")
@@ -63,6 +62,12 @@ class Zygote:
         """End it, and whatever is left of what it started."""
         if self._process is not None:
             self._process.communicate(timeout=READY_SECONDS)
+
+    def _prepare(self, log: Path) -> None:
+        if self._process is None:
+            self._begin()
+        # Whoever looks at it may come before the process.
+        log.touch()
 
     def _begin(self) -> None:
         with self._log.open("ab") as output:

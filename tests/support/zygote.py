@@ -23,13 +23,14 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_STREAM, socket
 from typing import Any, Final, NoReturn
 
+from kubernetes.config import kube_config
+
 #: What the processes of tests import; nothing that starts a thread, or is run as a program itself.
 IMPORTS: Final = (
     "aiohttp.web",
     "aiokafka",
     "asyncpg",
     "kopf",
-    "kubernetes.client",
     "uvloop",
     "marty_msf.cli.run",
     "marty_msf.cli.dlq",
@@ -113,6 +114,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
         os.environ.clear()
         os.environ.update(request["environment"])
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+        # It looked at the environment when it was imported.
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ.get("KUBECONFIG", "~/.kube/config")
         sys.argv = request["arguments"]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
         code = 0

@@ -289,7 +289,8 @@ async def test_an_open_writer_delays_the_emptying_only(
 
         # A TRUNCATE that waits for as long as it takes stops the relay. This shows that the test sees it.
         waiting = asyncio.create_task(truncating.execute("TRUNCATE marty.outbox_0"))
-        await eventually(lambda: conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+        await eventually(lambda: conn.fetchval(waits, truncating.get_server_pid()))
         await conn.execute("SET lock_timeout = '300ms'")
         with pytest.raises(asyncpg.LockNotAvailableError):
             await conn.fetch("SELECT FROM marty.outbox")
