@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
-from marty_msf.core.records import VARINTS, header, header_start, tail, varint
+from marty_msf.core.records import header, header_start, tail, varint
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
@@ -24,7 +24,10 @@ _REMEMBERED: Final = 4096
 _ID: Final = header_start("ce_id", 36)
 _TIME: Final = header_start("ce_time", len("2026-01-01T00:00:00.000000Z"))
 _SUBJECT: Final = header_start("ce_subject")
-_SEQUENCE: Final = header_start(SEQUENCE)
+#: The fraction of a second that ends a time, and the beginning of the header behind it.
+_MICROS_AND_SUBJECT: Final = b".%06dZ" + _SUBJECT
+#: By the number of digits.
+_SEQUENCES: Final = [header_start(SEQUENCE, digits) for digits in range(20)]
 
 
 @lru_cache(maxsize=4096)
@@ -53,7 +56,11 @@ class Encoder:
 
     def __init__(self, database: str) -> None:
         self._database = database
+        #: (event type, aggregate type) -> everything before the event's id.
         self._shared: dict[tuple[str, str], bytes] = {}
+        #: Events come in runs of the same second; the header of the time up to its fraction.
+        self._second = -1
+        self._time = b""
 
     def tail(
         self,
@@ -67,27 +74,24 @@ class Encoder:
     ) -> bytes:
         """The usual event: its key is its subject, it has an order, and no headers of its own.
 
-        `time` is in microseconds since the epoch.
+        `key` is a whole field (records.field); `time` is in microseconds since the epoch.
         """
         shared = self._shared.get((event_type, aggregate_type)) or self._share(event_type, aggregate_type)
+        second, micros = divmod(time, 1_000_000)
+        if second != self._second:
+            self._second, self._time = second, _TIME + _second(second)
         number = b"%d" % sequence
-        length = VARINTS[len(key)]
         return b"".join(
             (
-                length,
                 key,
                 varint(len(payload)),
                 payload,
                 shared,
-                _ID,
                 event_id.encode(),
-                _TIME,
-                timestamp(time),
-                _SUBJECT,
-                length,
+                self._time,
+                _MICROS_AND_SUBJECT % micros,
                 key,
-                _SEQUENCE,
-                VARINTS[len(number)],
+                _SEQUENCES[len(number)],
                 number,
             )
         )
@@ -132,7 +136,7 @@ class Encoder:
         if len(self._shared) >= _REMEMBERED:
             self._shared.clear()
         named = (_SPEC_VERSION, ("ce_type", event_type.encode()), source(self._database, aggregate_type), _JSON)
-        made = varint(len(named) + 4) + b"".join(header(name, value) for name, value in named)
+        made = varint(len(named) + 4) + b"".join(header(name, value) for name, value in named) + _ID
         self._shared[event_type, aggregate_type] = made
         return made
 

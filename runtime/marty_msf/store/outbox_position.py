@@ -153,8 +153,12 @@ async def store(
     statement; with several, or with exceptions, it opens a transaction.
     """
     groups: dict[Position, list[int]] = {}
+    last: Position | None = None
     for lane in sorted(positions):
-        groups.setdefault(positions[lane], []).append(lane)
+        if positions[lane] is not last:
+            last = positions[lane]
+            group = groups.setdefault(last, [])
+        group.append(lane)
     whole = (scope, holder, resource)
     if len(groups) == 1 and not exceptions:
         await _store_group(conn, *whole, epochs, *groups.popitem(), published)

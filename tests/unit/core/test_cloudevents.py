@@ -6,6 +6,7 @@ import pytest
 from aiokafka.record.default_records import DefaultRecordBatch
 
 from marty_msf.core.cloudevents import Encoder, Envelope, envelope, source, timestamp
+from marty_msf.core.records import field
 from marty_msf.worker.broker.record_batch import RecordBatch
 
 EVENT_ID = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
@@ -14,7 +15,7 @@ EVENT_ID = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
 def made(own: str | None = None) -> dict[str, bytes]:
     encoder = Encoder("shop")
     if own is None:
-        message = encoder.tail(EVENT_ID, "order_created", "order", b"o-1", b"{}", 1_700_000_000_250_000, 42)
+        message = encoder.tail(EVENT_ID, "order_created", "order", field(b"o-1"), b"{}", 1_700_000_000_250_000, 42)
     else:
         message = encoder.unusual_tail(
             EVENT_ID, "order_created", "order", b"o-1", b"o-1", b"{}", 1_700_000_000_250_000, 42, own

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.protocol.produce import ProduceRequest
 
 from marty_msf.core.errors import (
     BatchTooLarge,
@@ -24,6 +25,7 @@ from marty_msf.core.resources.kafka import BATCH_BYTES, Compression
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.diagnosis import diagnosis
 from marty_msf.worker.broker.errors import RECORD_REFUSED, WRITE, forbidden_topic, missing_topic, translate
+from marty_msf.worker.broker.produce_request import PromptRequest
 from marty_msf.worker.broker.record_batch import RecordBatch
 
 ACKNOWLEDGE_SECONDS: Final = 10
@@ -88,6 +90,8 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
         self._message_accumulator.drain_by_nodes = self._take_unless_refused
         self._on_their_way: list[Any] = []
         self._refused = False
+        self._request = self.client.send
+        self.client.send = self._send_request
 
     async def describe(self, topic: str) -> int:
         """Number of partitions, asked of the broker when it is not known yet; 0 when the topic is missing or forbidden."""
@@ -102,6 +106,11 @@ class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no type
     def forbidden(self) -> Collection[str]:
         """Topics of which the broker says nothing to this client, as far as it was asked."""
         return frozenset(self._metadata.unauthorized_topics)
+
+    async def _send_request(self, node_id: int, request: Any, **named: Any) -> Any:
+        if isinstance(request, ProduceRequest):
+            request = PromptRequest(request)
+        return await self._request(node_id, request, **named)
 
     async def abandon(self) -> None:
         """End without flushing: `stop` of the base class waits for a broker that may never answer."""
@@ -277,18 +286,14 @@ class KafkaProducer:
             if self._made:
                 await self._made.abandon()
 
-    def _batches(self, topic: str, messages: Iterable[Message]) -> Iterable[RecordBatch]:
+    def _batches(self, topic: str, messages: Sequence[Message]) -> Iterable[RecordBatch]:
         tuning = self._tuning
         limit = min(self._batch_bytes.get(topic, tuning.batch_bytes), tuning.batch_bytes)
         compression = None if tuning.compression is Compression.NONE else tuning.compression.value
-        batch = RecordBatch(limit, compression)
-        for message in messages:
-            if not batch.append(message):
-                batch.close()
-                yield batch
-                batch = RecordBatch(limit, compression)
-                batch.append(message)
-        yield batch
+        while messages:
+            batch = RecordBatch(limit, compression)
+            messages = messages[batch.extend(messages) :]
+            yield batch
 
     async def _send_batch(self, batch: RecordBatch, topic: str, partition: int) -> Sent:
         records, size = batch.record_count(), batch.size()

@@ -2,10 +2,11 @@
 
 import struct
 import time
+from collections.abc import Sequence
 from typing import Final
 
+import google_crc32c
 from aiokafka.codec import gzip_encode, lz4_encode, snappy_encode, zstd_encode
-from aiokafka.record.util import calc_crc32c
 
 from marty_msf.core.records import HEAD_BYTES, records
 
@@ -48,6 +49,15 @@ class RecordBatch:
         self._bytes += size
         return True
 
+    def extend(self, tails: Sequence[bytes]) -> int:
+        """Add as many of these records as fit; how many."""
+        size = sum(map(len, tails)) + HEAD_BYTES * len(tails)
+        if self._bytes + size <= self._limit_bytes:
+            self._tails += tails
+            self._bytes += size
+            return len(tails)
+        return next((number for number, tail in enumerate(tails) if not self.append(tail)), len(tails))
+
     def record_count(self) -> int:
         """Records in the batch."""
         return len(self._tails)
@@ -77,7 +87,8 @@ class RecordBatch:
                 attributes, body = attributes | code, compress(body)
             now_ms = time.time_ns() // 1_000_000
             count = len(self._tails)
-            rest = _BEHIND_CRC.pack(attributes, count - 1, now_ms, now_ms, *self._producer, count) + body
-            length = _BEFORE_CRC.size - _NOT_COUNTED + len(rest)
-            self._made = _BEFORE_CRC.pack(0, length, 0, _MAGIC, calc_crc32c(rest)) + rest
+            head = _BEHIND_CRC.pack(attributes, count - 1, now_ms, now_ms, *self._producer, count)
+            length = _BEFORE_CRC.size - _NOT_COUNTED + len(head) + len(body)
+            crc = google_crc32c.extend(google_crc32c.value(head), body)
+            self._made = b"".join((_BEFORE_CRC.pack(0, length, 0, _MAGIC, crc), head, body))
         return self._made

@@ -9,8 +9,9 @@ from typing import Any
 import orjson
 
 from marty_msf.core import cloudevents
-from marty_msf.core.partitioning import Partitioner
-from marty_msf.core.windows import Positions
+from marty_msf.core.partitioning import Partitioner, murmur2
+from marty_msf.core.records import field
+from marty_msf.core.windows import Position, Positions
 from marty_msf.worker.broker.producer import Message, Partition
 
 #: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time, extras (store.outbox).
@@ -24,6 +25,8 @@ AGGREGATE_ID = 6
 PAYLOAD = 7
 EXTRAS = 10
 COLUMNS = 11
+
+KEYS_REMEMBERED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,16 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
 
 
 def _within(start: Positions, last_id: int) -> Positions:
-    """All lanes up to an id. Most lanes share their position, so few objects are made."""
-    moved = {position: position.within(last_id) for position in set(start.values())}
-    return {lane: moved[position] for lane, position in start.items()}
+    """All lanes up to an id. Nearly all share one position, so that few objects are made, and few compared."""
+    moved: dict[Position, Position] = {}
+    found: dict[int, Position] = {}
+    last: Position | None = None
+    for lane, position in start.items():
+        if position is not last:
+            last, within = position, moved.get(position) or position.within(last_id)
+            moved[position] = within
+        found[lane] = within
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -87,17 +97,19 @@ class Encoder:
     def __init__(self, database: str) -> None:
         self._events = cloudevents.Encoder(database)
         self._partitioner = Partitioner()
+        #: Aggregate id -> the key as a field, and its hash: few aggregates make most events.
+        self._keys: dict[str, tuple[bytes, int]] = {}
 
     def encode(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Message]]:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
-        choose, usual = self._partitioner.partition, self._events.tail
+        known, usual = self._keys, self._events.tail
         for row in rows:
             id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more = row
             if more is None and own is None and aggregate_id is not None:
-                key = aggregate_id.encode()
+                key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
                 message = usual(event_id, event_type, aggregate_type, key, payload, time, id_)
-                partition = (topic, choose(key, partitions[topic]))
+                partition = (topic, hashed % partitions[topic])
             else:
                 message, partition = self.unusual(row, partitions)
             if partition in messages:
@@ -105,6 +117,13 @@ class Encoder:
             else:
                 messages[partition] = [message]
         return messages
+
+    def _learn(self, aggregate_id: str) -> tuple[bytes, int]:
+        if len(self._keys) >= KEYS_REMEMBERED:
+            self._keys.clear()
+        key = aggregate_id.encode()
+        found = self._keys[aggregate_id] = field(key), murmur2(key)
+        return found
 
     def unusual(
         self, row: Row, partitions: Mapping[str, int], more: cloudevents.Headers = ()
