@@ -56,7 +56,7 @@ def list_(
 ) -> None:
     """List the causes of dead letters, the most frequent first; with a filter the dead letters, the newest first."""
     below = _TOP_ID if after is None else id_of("--after", after)
-    groups, found = run(_read(target, relay, chosen, below, limit))
+    groups, found, dead = run(_read(target, relay, chosen, below, limit))
     page, more = found[:limit], len(found) > limit
     if output == "json":
         form = {"groups": [group_form(it) for it in groups], "dead_letters": [letter_form(it) for it in page]}
@@ -68,14 +68,20 @@ def list_(
         if more:
             click.echo(f"{len(page)} shown, there are more: --after {page[-1].id}", err=True)
     else:
-        click.echo(_causes(groups))
+        if groups:
+            click.echo(_causes(groups))
+        if (rest := dead - sum(it.dead for it in groups)) > 0:
+            told = "have a rarer cause or none" if groups else "have no cause, because deadLetter.analysis was off"
+            click.echo(f"{rest} of the dead letters {told}: marty dlq list --all", err=True)
 
 
 async def _read(
     target: Target, relay: str | None, chosen: Choice, below: int, limit: int
-) -> tuple[list[Group], list[Letter]]:
+) -> tuple[list[Group], list[Letter], int]:
+    """Causes, a page, and how many dead letters there are in all."""
     async with opened(target.outbox(relay)) as conn:
-        return await outbox_dead.groups(conn, _GROUPS), await outbox_dead.page(conn, chosen, below, limit + 1)
+        groups = await outbox_dead.groups(conn, _GROUPS)
+        return groups, await outbox_dead.page(conn, chosen, below, limit + 1), (await outbox_dead.numbers(conn)).dead
 
 
 def _causes(groups: Sequence[Group]) -> str:

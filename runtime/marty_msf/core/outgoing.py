@@ -5,7 +5,7 @@ A refusal by the database would abort the caller's transaction; one by these fun
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -22,6 +22,10 @@ HEADERS_BYTES: Final = 16_384
 MOST_ATTEMPTS: Final = 1000
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
+#: Topics that Kafka keeps for itself, where it lets nobody else write.
+KAFKAS_OWN: Final = frozenset(
+    {"__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"}
+)
 SHOWN_CHARACTERS: Final = 100
 
 
@@ -100,6 +104,10 @@ def _payload(payload: object, path: str) -> bytes:
 
 def _topic(topic: object, path: str) -> str:
     if isinstance(topic, str) and _TOPIC.fullmatch(topic) and topic not in (".", ".."):
+        if topic in KAFKAS_OWN:
+            raise InvalidEvent(
+                f"{path}: {_shown(topic)} is Kafka's own, where nobody else may write: use another topic"
+            )
         return topic
     raise InvalidEvent(
         f"{path}: {_shown(topic)} is no Kafka topic name: use 1 to 249 letters, digits, dots, underscores and hyphens"
@@ -177,10 +185,19 @@ def _time(time: object, path: str) -> datetime | None:
     if time is None:
         return None
     if isinstance(time, datetime) and time.tzinfo is not None:
-        return time
+        try:
+            # Drivers do so too, and would fail in the caller's transaction.
+            return time.astimezone(UTC)
+        except OverflowError:
+            raise InvalidEvent(
+                f"{path}: {_shown(time)} is beyond the years 1 to 9999 in UTC: give a time that can come"
+            ) from None
     raise InvalidEvent(f"{path}: {_shown(time)} is no time with a time zone: give datetime.now(UTC) + timedelta(…)")
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of a value that is refused anyhow: the refusal must not fail for it
+        text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

@@ -11,7 +11,8 @@ from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unse
 #: Bound of the payloads of one read, so that large events cannot fill a worker's memory.
 READ_BYTES: Final = 16 * 1024 * 1024
 
-#: `extras` is NULL for the usual event: one column to decode instead of four. The first row is no event: it carries the
+#: `extras` is NULL for the usual event: one column to decode instead of four; a time that is too far away for a number
+#: ('infinity') is the farthest one: a read that fails would fail for all events. The first row is no event: it carries the
 #: statement's snapshot and whether the rows fit, in columns of their type.
 #: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
@@ -21,7 +22,8 @@ WITH found AS MATERIALIZED (
             (date_part('epoch', created_at) * 1000000)::bigint AS time,
             CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
                  ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                      'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+                      'after', CASE WHEN deliver_after IS NOT NULL THEN
+                           greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
        FROM marty.outbox
       WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
@@ -30,7 +32,8 @@ WITH found AS MATERIALIZED (
             (date_part('epoch', created_at) * 1000000)::bigint AS time,
             CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
                  ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                      'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+                      'after', CASE WHEN deliver_after IS NOT NULL THEN
+                           greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
        FROM marty.outbox
       WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
@@ -96,7 +99,8 @@ SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, 
        (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
             ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+                 'after', CASE WHEN deliver_after IS NOT NULL THEN
+                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
   FROM marty.outbox
  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
    AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
@@ -110,7 +114,8 @@ SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, 
        (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
             ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+                 'after', CASE WHEN deliver_after IS NOT NULL THEN
+                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM marty.outbox
                  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)

@@ -77,7 +77,8 @@ SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, 
        (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
             ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', (date_part('epoch', deliver_after) * 1000000)::bigint)::text END AS extras
+                 'after', CASE WHEN deliver_after IS NOT NULL THEN
+                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM (
                     SELECT * FROM marty.outbox WHERE aggregate_id = ANY($1::text[]) AND xid >= $3::xid8

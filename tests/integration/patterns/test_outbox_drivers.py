@@ -113,6 +113,10 @@ async def test_a_refused_event_leaves_the_transaction_as_it_was(driver: Driver, 
             await repository.enqueue_event(**event(topic="dead"))
         with pytest.raises(InvalidEvent, match=r"events\[1\]\.topic: 'no topic'"):
             await repository.enqueue_events([event(), event(topic="no topic")])
+        with pytest.raises(InvalidEvent, match=r"^traceparent: a int is no text"):
+            await repository.enqueue_event(**event(traceparent=7))
+        with pytest.raises(InvalidEvent, match=r"^events: a NoneType is no sequence"):
+            await repository.enqueue_events(None)  # type: ignore[arg-type]
         await repository.enqueue_event(**event())
     assert len(await published(conn)) == 1
     assert await conn.fetchval("SELECT count(*) FROM orders") == 1

@@ -50,6 +50,23 @@ async def test_the_list_shows_causes_and_with_a_filter_the_letters(postgres_url:
     assert rest.json["next"] is None
 
 
+async def test_dead_letters_without_a_cause_are_told_of(postgres_url: str, conn: asyncpg.Connection) -> None:
+    await held(conn)
+    await conn.execute("UPDATE marty.outbox_held SET cause = NULL")
+    await conn.execute("DELETE FROM marty.outbox_cause")
+
+    only = await dlq(postgres_url, "list")
+    await held(conn, topic="stock")
+    among = await dlq(postgres_url, "list")
+
+    assert only.out == ""
+    assert (
+        only.err == "1 of the dead letters have no cause, because deadLetter.analysis was off: marty dlq list --all\n"
+    )
+    assert len(among.out.splitlines()) == 2
+    assert among.err == "1 of the dead letters have a rarer cause or none: marty dlq list --all\n"
+
+
 async def test_an_empty_queue_says_so(postgres_url: str) -> None:
     done = await dlq(postgres_url, "list")
 

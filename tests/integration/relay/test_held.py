@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from marty_msf.core.errors import BrokerUnavailable
+from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer, Sent, _Halted
 from marty_msf.worker.relay.held_sender import HeldSender
@@ -149,6 +149,39 @@ async def test_an_event_that_is_refused_dies_after_its_attempts_and_holds_its_ag
     assert letter.headers["marty-original-topic"] == small.encode()
     assert letter.headers["marty-attempts"] == b"3"
     assert letter.key == b"a"
+
+
+async def test_a_dead_letter_topic_that_may_not_be_written_to_stands_in_nobodys_way(
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
+    letters = topic_factory("letters")
+    forbidden = {letters}
+
+    class Producer(KafkaProducer):
+        async def acknowledged(self, sent: Sequence[Sent]) -> None:
+            if topics := {it.topic for it in sent} & forbidden:
+                raise TopicUnavailable("forbidden", topics)
+            await super().acknowledged(sent)
+
+    monkeypatch.setattr("tests.integration.relay.setup.KafkaProducer", Producer)
+    await enqueue(conn, small, "a", 0, note=TOO_LARGE)
+    async with whole(postgres_url, kafka_bootstrap, letters, deadLetter={"threshold": 1}) as all_of_it:
+        await all_of_it.publish()
+        assert await held(conn) == [("a", "Dead")]
+        assert set(all_of_it.shared.missing) == {letters}
+        forbidden.clear()
+
+        async def copied() -> bool:
+            await all_of_it.sender.run_once()
+            return bool(await conn.fetchval("SELECT copied FROM marty.outbox_held"))
+
+        await eventually(copied)
+    assert read_topic(kafka_bootstrap, letters)[-1].headers["marty-original-topic"] == small.encode()
 
 
 class OneHeldBack:

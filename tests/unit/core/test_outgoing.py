@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from types import MappingProxyType
@@ -29,6 +29,11 @@ class Model(BaseModel):
 @dataclasses.dataclass
 class Line:
     sku: str
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("not now")
 
 
 def event(**given: Any) -> Any:
@@ -107,6 +112,7 @@ def test_the_limit_is_of_bytes_and_advises_to_send_an_identifier() -> None:
         ({"topic": "a" * 250}, "^topic: .*1 to 249"),
         ({"topic": "a\n"}, "^topic: "),
         ({"topic": None}, "^topic: None"),
+        ({"topic": "__consumer_offsets"}, "^topic: '__consumer_offsets' is Kafka's own.*: use another topic"),
         ({"event_type": ""}, "^event_type: '' has 0 bytes: give 1 to 200"),
         ({"event_type": "ü" * 101}, "^event_type: .* has 202 bytes"),
         ({"event_type": "a\0"}, "^event_type: .* NUL"),
@@ -123,6 +129,8 @@ def test_the_limit_is_of_bytes_and_advises_to_send_an_identifier() -> None:
         ({"max_delivery_attempts": True}, "^max_delivery_attempts: True"),
         ({"deliver_after": datetime(2026, 1, 1)}, "^deliver_after: .* no time with a time zone"),  # noqa: DTZ001
         ({"deliver_after": timedelta(1)}, "^deliver_after: "),
+        ({"deliver_after": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))}, "^deliver_after: .* beyond"),
+        ({"event_type": Unspeakable()}, "^event_type: a Unspeakable is no text"),
         ({"headers": ["a"]}, r"^headers: \['a'\] is no mapping"),
         ({"headers": {"a b": "c"}}, "^headers: 'a b' is no header's name"),
         ({"headers": {"CE_id": "c"}}, r"^headers\['CE_id'\]: names that begin with ce_"),

@@ -88,6 +88,7 @@ def test_a_login_over_tls() -> None:
         ({"connections_max_idle_ms": 1}, "connections_max_idle_ms", "from 1000"),
         ({"compression_type": "brotli"}, "compression_type", "use one of none, gzip, snappy, lz4, zstd"),
         ({"client_id": ""}, "client_id", "1 to 249"),
+        ({"client_id": "\ud800"}, "client_id", "1 to 249 printable"),
         ({"security_protocol": "TLS"}, "security_protocol", "use one of PLAINTEXT, SSL"),
         ({"sasl_mechanism": "PLAIN"}, "sasl_mechanism", "set security_protocol to SASL_PLAINTEXT or SASL_SSL"),
         ({"ssl_cafile": "/ca.pem"}, "ssl_cafile", "set security_protocol to SSL or SASL_SSL"),
@@ -112,3 +113,9 @@ def test_an_event_bus_takes_the_security_of_kafka_by_the_same_keys() -> None:
     EventBus("service", "orders", kafka_security=LOGIN)
     with pytest.raises(InvalidDefinition, match="sasl_mecanism"):
         EventBus("service", "orders", kafka_security={"sasl_mecanism": "PLAIN"})
+
+
+@pytest.mark.parametrize("settings", [None, ["bootstrap_servers"], "kafka:9092"])
+def test_what_is_no_mapping_is_refused(settings: Any) -> None:
+    with pytest.raises(InvalidDefinition, match=r"^settings: are a .* give a mapping"):
+        create_kafka_message_broker(settings)

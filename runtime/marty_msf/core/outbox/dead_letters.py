@@ -86,7 +86,12 @@ def choice(
 def event_id(value: object) -> int:
     """The id of an event. Raises InvalidDefinition."""
     text = str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= _LAST_ID:
+    if (
+        isinstance(value, bool)
+        or not (text.isascii() and text.isdigit())
+        or len(text) > 19
+        or not 1 <= int(text) <= _LAST_ID
+    ):
         raise InvalidDefinition("id", f"{text[:40]!r} is no event's id", "give the number that `marty dlq list` shows")
     return int(text)
 

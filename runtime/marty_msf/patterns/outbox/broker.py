@@ -79,6 +79,10 @@ def create_kafka_message_broker(settings: Mapping[str, object]) -> KafkaMessageB
     or refuses it, and an outage of Kafka never uses up an event's attempts. `max_in_flight_requests_per_connection` is 1
     to 5: it is an upper bound, and one request to each broker is on its way at a time.
     """
+    if not isinstance(settings, Mapping):
+        raise InvalidDefinition(
+            "settings", f"are a {type(settings).__name__}", "give a mapping with bootstrap_servers …"
+        )
     refuse_unknown(settings, (*CONNECTION_KEYS, *PRODUCER_KEYS))
     given = {key: value for key, value in settings.items() if value is not None}
     _always(given, "enable_idempotence", lambda value: value is True, "True: without it events can be stored twice")
@@ -86,8 +90,8 @@ def create_kafka_message_broker(settings: Mapping[str, object]) -> KafkaMessageB
     _number(given, "retries", 1, 2**31 - 1, 1)
     _number(given, "max_in_flight_requests_per_connection", 1, MOST_IN_FLIGHT, 1)
     client_id = given.get("client_id", CLIENT_ID)
-    if not isinstance(client_id, str) or not 1 <= len(client_id) <= 249:
-        raise InvalidDefinition("client_id", f"{client_id!r} is no name", "give 1 to 249 characters")
+    if not isinstance(client_id, str) or not 1 <= len(client_id) <= 249 or not client_id.isprintable():
+        raise InvalidDefinition("client_id", f"{client_id!r} is no name", "give 1 to 249 printable characters")
     tuning = Tuning(
         linger_ms=_number(given, "linger_ms", 0, 1000, 0),
         batch_bytes=_number(given, "batch_size", 1024, 16_777_216, BATCH_BYTES),

@@ -1,6 +1,6 @@
 """Adding events to the outbox in the application's own transaction, on the connection that it works with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from inspect import signature
 from typing import Any, Final
@@ -86,7 +86,7 @@ class EnhancedOutboxRepository:
 
         All or none; returns their numbers. Raises as `enqueue_event` does, with the place of the event in the path.
         """
-        if isinstance(events, Mapping | str):
+        if isinstance(events, Mapping | str | bytes) or not isinstance(events, Iterable):
             raise InvalidEvent(f"events: a {type(events).__name__} is no sequence of events: give a list of mappings")
         checked = [_checked(event, f"events[{place}]") for place, event in enumerate(events)]
         for place, event in enumerate(checked):
@@ -117,6 +117,10 @@ class EnhancedOutboxRepository:
 
 def _event(at: str, *, traceparent: str | None = None, **given: Any) -> Outgoing:
     event = outgoing(at=at, **given)
+    if not (traceparent is None or isinstance(traceparent, str)):
+        raise InvalidEvent(
+            f"{at}traceparent: a {type(traceparent).__name__} is no text: give a W3C traceparent, or leave it out"
+        )
     if trace := of_event(event.topic, traceparent):
         headers = {**(given.get("headers") or {}), TRACEPARENT: trace}
         event = event._replace(headers=encoded_headers(headers, f"{at}headers"))

@@ -10,8 +10,10 @@ from aiokafka.errors import (
     ConsumerStoppedError,
     CorruptRecordException,
     InvalidTimestampError,
+    InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
@@ -46,12 +48,15 @@ class InvalidRecordError(BrokerResponseError):  # type: ignore[misc]  # aiokafka
 
 kafka_errors.setdefault(InvalidRecordError.errno, InvalidRecordError)
 
-#: What a broker says of a record, not of itself: trying the same record again elsewhere will not help.
+#: What a broker says of a record, or of its topic, not of itself: trying the same record again elsewhere will not help.
+#: InvalidTopicError is said of a topic that is there and that Kafka keeps for itself (`__consumer_offsets`).
 RECORD_REFUSED: Final = (
     CorruptRecordException,
     InvalidRecordError,
     InvalidTimestampError,
+    InvalidTopicError,
     MessageSizeTooLargeError,
+    PolicyViolationError,
     RecordListTooLargeError,
     UnsupportedForMessageFormatError,
 )

@@ -90,7 +90,11 @@ class HeldSender:
             await producer.stop()
 
     async def run_once(self) -> HeldPass:
-        """Send what is due and write down what became of it. Raises BrokerUnavailable, DatabaseUnavailable, LeaseLost."""
+        """Send what is due and write down what became of it.
+
+        Raises BrokerUnavailable, TopicUnavailable when a topic lost partitions that were known of (call `stop`, the next
+        session looks anew), DatabaseUnavailable, LeaseLost.
+        """
         async with self._shared.sending_held:
             epochs = dict(self._shared.epochs)
             if not epochs:
@@ -220,6 +224,11 @@ class HeldSender:
         except (PoisonEvent, PoisonBatch) as error:
             logger.warning("dead letter %d stays in the database only: %s", row[ID], error)
             await self.stop()
+        except TopicUnavailable:
+            # It may be described but not written to, or was deleted: all are copied later, nothing else waits for it.
+            await self.stop()
+            self._shared.miss(self._topic, self._rules.attempts.max_backoff_ms / 1000)
+            return False
         with translate():
             async with self._pool.acquire() as conn:
                 await outbox_held.mark_copied(conn, [row[ID] for row in rows[: rows.index(row) + 1]])

@@ -199,7 +199,7 @@ class RelayRole:
                 wait = HELD_IDLE_SECONDS if shared.keys.rows else NOTHING_HELD_SECONDS
                 try:
                     done = await sender.run_once()
-                except (BrokerUnavailable, LeaseLost) as error:
+                except (BrokerUnavailable, TopicUnavailable, LeaseLost) as error:
                     logger.info("held events wait: %s", error)
                     await sender.stop()
                     wait = backoff.next()

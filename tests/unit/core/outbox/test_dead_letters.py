@@ -37,6 +37,7 @@ def test_a_choice_is_written_down_as_it_was_meant() -> None:
         ({"ids": [0]}, "id: '0' is no event's id"),
         ({"ids": [True]}, "id: 'True' is no event's id"),
         ({"ids": ["9" * 30]}, "is no event's id"),
+        ({"ids": ["0" * 20 + "9" * 30]}, "is no event's id"),
         ({"ids": []}, "ids: are 0: give 1 to 1000"),
         ({"ids": range(1, 1002)}, "ids: are 1001"),
         ({"topic": "a\0b"}, "topic: "),
