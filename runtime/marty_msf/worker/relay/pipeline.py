@@ -73,16 +73,20 @@ class Relay:
         rules: Rules,
         shared: Shared,
         limits: MutableMapping[str, int],
+        publisher: Publisher | None = None,
     ) -> None:
+        """`publisher` in place of one session of `producer` for all lanes."""
         self._pool = pool
-        self._publisher: Publisher = SessionPublisher(producer, rules, shared)
+        self._publisher: Publisher = publisher or SessionPublisher(producer, rules, shared)
         self._scope = scope
         self._holder = holder
         self._resource = resource
         self._rules = rules
         self._shared = shared
         self._limits = limits
-        self._size = BatchSize(rules.batch_size, rules.prefetch, adapts=rules.batch_size_adapts)
+        self._size = BatchSize(
+            rules.batch_size, rules.prefetch, adapts=rules.batch_size_adapts, prompt_seconds=rules.prompt_seconds
+        )
         self._urgent = Urgent(rules.weights)
         self._lanes: dict[int, Lane] = {}
         self._work = Work()
