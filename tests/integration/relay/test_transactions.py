@@ -10,7 +10,11 @@ import asyncpg
 import pytest
 
 from marty_msf.core.errors import LeaseLost
+from marty_msf.core.outbox.transaction import lane_id
 from marty_msf.store import outbox_reset
+from marty_msf.store.outbox_transaction import system_identifier
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.fencing import fence
 from tests.integration.relay import crash_transactional_pass
 from tests.integration.relay.setup import (
     drain,
@@ -104,7 +108,7 @@ async def test_who_was_replaced_commits_nothing_more_and_gets_no_lane_back(
             await self._sessions.transact(session, messages, late, sent)
 
     async with transactional_relay(postgres_url, kafka_bootstrap, "zombie", wrap_sessions=Stopped) as zombie:
-        await zombie.take_lanes(ttl_seconds=0)
+        epochs = await zombie.take_lanes(ttl_seconds=0)
         passing = asyncio.create_task(zombie.drain())
         await asyncio.wait_for(reached.wait(), 20)
         assert read_topic(kafka_bootstrap, topic) == [], "what is not committed was seen"
@@ -114,21 +118,24 @@ async def test_who_was_replaced_commits_nothing_more_and_gets_no_lane_back(
             go_on.set()
             with pytest.raises(LeaseLost):
                 await passing
-            # It fences again in the end, finds that the leases are another's, and sends nothing.
-            epochs = dict.fromkeys(range(64), 1)
+            # It would take the ids back, but for its leases.
+            await enqueue_all(conn, topic, [3])
             await zombie.relay.forget()
             zombie.lanes.dropped(range(64))
             await zombie.lanes.gained(epochs)
-            await enqueue_all(conn, topic, range(3, 4))
             with pytest.raises(LeaseLost):
                 await zombie.drain()
-            # Its successor was fenced by that, takes its lanes anew, and goes on.
+            assert await successor.drain() == 30
+            # Had it slept between that look and the fence, its successor takes the lanes anew and goes on.
+            ids = [lane_id(successor.database, await system_identifier(conn), lane) for lane in range(64)]
+            await fence(KafkaConnection(kafka_bootstrap), ids, 60)
+            await enqueue_all(conn, topic, [4])
             with pytest.raises(LeaseLost):
                 await successor.drain()
             await successor.take_again()
             assert await successor.drain() == 30
-    assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {key: list(range(4)) for key in KEYS}
-    assert len(read_topic(kafka_bootstrap, topic, "read_uncommitted")) > 120, "nothing was aborted"
+    assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {key: list(range(5)) for key in KEYS}
+    assert len(read_topic(kafka_bootstrap, topic, "read_uncommitted")) > 150, "nothing was aborted"
 
 
 async def test_what_is_refused_aborts_its_lane_and_the_rest_is_seen_once(
@@ -185,6 +192,28 @@ async def test_held_and_urgent_events_keep_the_order_of_their_aggregate(
         assert await conn.fetchval("SELECT count(*) FROM marty.outbox_ahead") == 0
     seen = numbers_by_key(read_topic(kafka_bootstrap, topic))
     assert seen == {key: [0, 1, 2, 3] if key in KEYS[20:] else [0, 1, 2] for key in KEYS}
+
+
+async def test_a_relay_of_another_name_takes_the_lanes_over_as_well(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str], tmp_path: Path
+) -> None:
+    """The ids are the outbox's. The one before, whose leases nobody has taken, finds that the outbox is another's."""
+    topic = topic_factory()
+    await enqueue_all(conn, topic, range(4), ["a", "b"])
+    await killed("kafka committed", postgres_url, kafka_bootstrap, tmp_path)
+    async with transactional_relay(postgres_url, kafka_bootstrap, "late") as late:
+        epochs = await late.take_lanes()
+        await conn.execute("UPDATE marty.outbox_owner SET expires_at = now()")
+        async with transactional_relay(postgres_url, kafka_bootstrap, "other", resource="test/other") as other:
+            await other.take_lanes()
+            await other.drain()
+            await enqueue_all(conn, topic, [4], ["a", "b"])
+            late.lanes.dropped(range(64))
+            await late.lanes.gained(epochs)
+            with pytest.raises(LeaseLost):
+                await late.drain()
+            assert await other.drain() == 2, "it was not even fenced"
+    assert numbers_by_key(read_topic(kafka_bootstrap, topic)) == {key: [0, 1, 2, 3, 4] for key in ("a", "b")}
 
 
 async def test_without_reading_the_note_what_was_committed_comes_twice(

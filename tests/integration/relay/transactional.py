@@ -16,7 +16,7 @@ from marty_msf.worker.relay.lane_sessions import LaneSessions
 from marty_msf.worker.relay.pipeline import Relay
 from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.transactions import TransactionalLanes
-from tests.integration.relay.setup import RESOURCE, SCOPE, drain, held_sender, make_rules, pool_and_producer
+from tests.integration.relay.setup import RESOURCE, drain, held_sender, make_rules, pool_and_producer
 
 TRANSACTIONAL = {"producer": {"transactional": True}}
 
@@ -37,14 +37,18 @@ class Parts:
     lanes: TransactionalLanes
     sender: HeldSender
     holder: str
-    bootstrap: str
-    limits: dict[str, int]
+    database: str
+    resource: str
+
+    @property
+    def scope(self) -> str:
+        return f"relay:{self.resource}"
 
     async def take_lanes(self, *, ttl_seconds: float = 60) -> Mapping[int, int]:
         """Own the outbox and claim lanes once, as LaneOwner does again and again."""
         async with self.pool.acquire() as conn:
-            await outbox_position.own(conn, RESOURCE)
-            held = (await leases.claim(conn, SCOPE, self.holder, range(LANES), ttl_seconds)).held
+            await outbox_position.own(conn, self.resource)
+            held = (await leases.claim(conn, self.scope, self.holder, range(LANES), ttl_seconds)).held
         await self.lanes.gained(held)
         return held
 
@@ -67,7 +71,7 @@ async def transactional_relay(
     *,
     wrap_pool: Any = None,
     wrap_sessions: Any = None,
-    dead_letters: str | None = None,
+    resource: str = RESOURCE,
     **spec: Any,
 ) -> AsyncIterator[Parts]:
     """Its parts; the wrappers record what is done with the pool and the sessions."""
@@ -80,7 +84,7 @@ async def transactional_relay(
         sessions = LaneSessions(
             used,
             KafkaConnection(bootstrap),
-            Who(SCOPE, holder, RESOURCE),
+            Who(f"relay:{resource}", holder, resource),
             shared,
             limits,
             tuning=DEFAULT_TUNING,
@@ -90,17 +94,15 @@ async def transactional_relay(
         relay = Relay(
             used,
             producer,
-            scope=SCOPE,
+            scope=f"relay:{resource}",
             holder=holder,
-            resource=RESOURCE,
+            resource=resource,
             rules=rules,
             shared=shared,
             limits=limits,
             publisher=LanePublisher(producer, wrap_sessions(sessions) if wrap_sessions else sessions, rules, shared),
         )
-        async with held_sender(
-            pool, bootstrap, holder, shared, dead_letters, deliver=sessions.deliver, **spec
-        ) as sender:
+        async with held_sender(pool, bootstrap, holder, shared, deliver=sessions.deliver, **spec) as sender:
             try:
                 yield Parts(
                     pool,
@@ -110,8 +112,8 @@ async def transactional_relay(
                     TransactionalLanes(relay, sessions),
                     sender,
                     holder,
-                    bootstrap,
-                    limits,
+                    shared.database,
+                    resource,
                 )
             finally:
                 await relay.forget()

@@ -26,9 +26,9 @@ _VERSION: Final = 1
 PREFIX: Final = "marty-relay."
 
 
-def lane_id(resource: str, system_identifier: int, database: str, lane: int) -> str:
-    """The lane's transactional id, and its consumer group: stable for as long as the database is the same one."""
-    return f"{PREFIX}{resource}.{system_identifier}.{database}.{lane}"
+def lane_id(database: str, system_identifier: int, lane: int) -> str:
+    """The lane's transactional id, and its consumer group: the outbox's, so that a relay of another name has it too."""
+    return f"{PREFIX}{database}.{system_identifier}.{lane}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,12 @@ class Who:
     resource: str
 
 
+async def check_ours(conn: Connection, who: Who, epochs: Mapping[int, int]) -> None:
+    """Inside the caller's transaction: until it ends the lanes, and the outbox, go to nobody else. Raises LeaseLost."""
+    await leases.fence(conn, who.scope, who.holder, epochs)
+    await outbox_position.check_owner(conn, who.resource)
+
+
 async def adopt(
     conn: Connection, who: Who, epochs: Mapping[int, int], texts: Mapping[int, str], *, dead_block: bool
 ) -> outbox_transaction.Now:
@@ -30,7 +36,7 @@ async def adopt(
     Raises LeaseLost, nothing written, when a lane is not ours any more: whoever has it fences it after us, unless we had
     been too late; so that no lane is sent of before this has succeeded behind its fence.
     """
-    await leases.fence(conn, who.scope, who.holder, epochs)
+    await check_ours(conn, who, epochs)
     now = await outbox_transaction.now(conn)
     if missing := await _missing(conn, texts, now):
         logger.warning(

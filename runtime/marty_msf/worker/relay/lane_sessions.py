@@ -1,6 +1,7 @@
 """The lanes' transactional sessions: under an id that stays the lane's, fenced when the lane is gained (see ADR 9)."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -9,14 +10,16 @@ import asyncpg
 
 from marty_msf.core.errors import LeaseLost, MartyError, NotSent
 from marty_msf.core.outbox.transaction import History, lane_id
-from marty_msf.store import leases, outbox_transaction
+from marty_msf.store import outbox_transaction
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.fencing import Fenced, fence
 from marty_msf.worker.broker.producer import Message, Partition, Sent, Tuning
 from marty_msf.worker.broker.transactional import TransactionalProducer
-from marty_msf.worker.relay.adopting import Who, adopt
+from marty_msf.worker.relay.adopting import Who, adopt, check_ours
 from marty_msf.worker.relay.shared import Shared
+
+logger = logging.getLogger(__name__)
 
 #: How long Kafka leaves a transaction open whose relay is gone and has no successor: readers wait behind it. At least
 #: this, and longer than the two waits in one; Kafka allows 15 minutes.
@@ -69,19 +72,22 @@ class LaneSessions:
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
         """Fence these lanes and make the writes that are missing; before their positions are loaded."""
-        with translate():
-            async with self._pool.acquire() as conn:
-                system_identifier = await outbox_transaction.system_identifier(conn)
-        ids = {lane: lane_id(self._who.resource, system_identifier, self._shared.database, lane) for lane in epochs}
-        fenced = await fence(self._connection, list(ids.values()), self._open_seconds)
-        texts = {lane: fenced[id_].last.text for lane, id_ in ids.items()}
-        with translate():
-            async with self._shared.writing, self._pool.acquire() as conn, conn.transaction():
-                try:
+        try:
+            with translate():
+                async with self._pool.acquire() as conn, conn.transaction():
+                    # Who is late already does not disturb whoever has the lanes now.
+                    await check_ours(conn, self._who, epochs)
+                    system_identifier = await outbox_transaction.system_identifier(conn)
+            ids = {lane: lane_id(self._shared.database, system_identifier, lane) for lane in epochs}
+            fenced = await fence(self._connection, list(ids.values()), self._open_seconds)
+            texts = {lane: fenced[id_].last.text for lane, id_ in ids.items()}
+            with translate():
+                async with self._shared.writing, self._pool.acquire() as conn, conn.transaction():
                     now = await adopt(conn, self._who, epochs, texts, dead_block=self._dead_block)
-                except LeaseLost:
-                    # Nothing is sent of them: whoever wants to is told that they are lost.
-                    return
+        except LeaseLost as error:
+            # Nothing is sent of them: whoever wants to is told that they are lost.
+            logger.info("%s", error)
+            return
         for lane, epoch in epochs.items():
             self._lanes[lane] = LaneSession(lane, epoch, fenced[ids[lane]], now.history)
 
@@ -151,8 +157,8 @@ class LaneSessions:
         fenced = await fence(self._connection, [session.fenced.id], self._open_seconds)
         # Behind the fence, as in `adopt`: nothing is sent under an id that was taken from a successor.
         with translate():
-            async with self._pool.acquire() as conn:
-                await leases.fence(conn, self._who.scope, self._who.holder, {session.lane: session.epoch})
+            async with self._pool.acquire() as conn, conn.transaction():
+                await check_ours(conn, self._who, {session.lane: session.epoch})
         session.fenced = fenced[session.fenced.id]
         session.failed = False
 
