@@ -60,8 +60,8 @@ def recreate_topic(bootstrap: str, name: str, partitions: int) -> None:
                 raise
 
 
-def read_topic(bootstrap: str, topic: str) -> list[Message]:
-    """Every record now in the topic, in order per partition, read committed, without a group's offsets."""
+def read_topic(bootstrap: str, topic: str, isolation: str = "read_committed") -> list[Message]:
+    """Every record now in the topic, in order per partition, without a group's offsets."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -69,6 +69,7 @@ def read_topic(bootstrap: str, topic: str) -> list[Message]:
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "earliest",
+            "isolation.level": isolation,
         }
     )
     try:

@@ -14,7 +14,7 @@ from marty_msf.store import leases, outbox_position
 from marty_msf.store.database import open_pool
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer
-from marty_msf.worker.relay.held_sender import HeldSender
+from marty_msf.worker.relay.held_sender import Deliver, HeldSender
 from marty_msf.worker.relay.pipeline import Relay
 from marty_msf.worker.relay.rules import Rules, rules_of
 from marty_msf.worker.relay.shared import Shared
@@ -80,7 +80,13 @@ def make_relay(
 
 @asynccontextmanager
 async def held_sender(
-    pool: Any, bootstrap: str, holder: str, shared: Shared, topic: str | None = None, **spec: Any
+    pool: Any,
+    bootstrap: str,
+    holder: str,
+    shared: Shared,
+    topic: str | None = None,
+    deliver: Deliver | None = None,
+    **spec: Any,
 ) -> AsyncIterator[HeldSender]:
     """The sender of held events that belongs to a relay with this `shared`."""
     sender = HeldSender(
@@ -92,6 +98,7 @@ async def held_sender(
         rules=make_rules(**spec),
         shared=shared,
         dead_letter_topic=topic,
+        deliver=deliver,
     )
     try:
         yield sender

@@ -9,7 +9,10 @@ from typing import Final
 
 #: A batch that comes back within this time may be larger, one that needs four times as long is too large.
 PROMPT_SECONDS: Final = 0.025
-LATE_SECONDS: Final = 4 * PROMPT_SECONDS
+LATE: Final = 4
+LATE_SECONDS: Final = LATE * PROMPT_SECONDS
+#: A batch in transactions pays for each of them, however small they are.
+PROMPT_IN_TRANSACTIONS_SECONDS: Final = 0.25
 #: How far the size moves away from the one in the spec, up and down.
 FACTOR: Final = 4
 
@@ -17,14 +20,15 @@ FACTOR: Final = 4
 class BatchSize:
     """The present size; `largest` bounds it too (what is read at once)."""
 
-    def __init__(self, wanted: int, largest: int, *, adapts: bool) -> None:
+    def __init__(self, wanted: int, largest: int, *, adapts: bool, prompt_seconds: float = PROMPT_SECONDS) -> None:
+        self._prompt_seconds = prompt_seconds
         self._least = max(wanted // FACTOR, 1) if adapts else wanted
         self._most = max(min(wanted * FACTOR, largest), wanted) if adapts else wanted
         self.now = wanted
 
     def acknowledged(self, events: int, seconds: float) -> None:
         """A batch of so many events came back after so long."""
-        if seconds > LATE_SECONDS:
+        if seconds > LATE * self._prompt_seconds:
             self.now = max(self.now // 2, self._least)
-        elif seconds < PROMPT_SECONDS and events >= self.now:
+        elif seconds < self._prompt_seconds and events >= self.now:
             self.now = min(self.now + self.now // 2 + 1, self._most)

@@ -9,19 +9,25 @@ from aiokafka.errors import (
     ClusterAuthorizationFailedError,
     ConsumerStoppedError,
     CorruptRecordException,
+    GroupAuthorizationFailedError,
+    InvalidProducerEpoch,
     InvalidTimestampError,
     InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
+    OffsetMetadataTooLargeError,
     PolicyViolationError,
+    ProducerFenced,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
     UnsupportedForMessageFormatError,
     kafka_errors,
 )
 
-from marty_msf.core.errors import BrokerRefused, BrokerUnavailable, TopicUnavailable
+from marty_msf.core.errors import BrokerRefused, BrokerUnavailable, LeaseLost, TopicUnavailable
+from marty_msf.core.outbox.transaction import PREFIX as TRANSACTIONAL_PREFIX
 from marty_msf.worker.broker.connection import KafkaConnection
 
 READ: Final = "Read and Describe"
@@ -64,7 +70,8 @@ RECORD_REFUSED: Final = (
 
 @contextmanager
 def translate(connection: KafkaConnection, topic: str | None = None, rights: str = READ) -> Iterator[None]:
-    """Turn what the client raises into BrokerUnavailable, BrokerRefused or TopicUnavailable.
+    """Turn what the client raises into BrokerUnavailable, BrokerRefused, TopicUnavailable, or LeaseLost when another
+    process has taken the transactional id over.
 
     `topic` is what the call was about, where the error does not say; `rights` are those that the call needs.
     """
@@ -87,7 +94,19 @@ def translate(connection: KafkaConnection, topic: str | None = None, rights: str
             f"{connection.names.login}: Kafka allows no idempotent writing to {connection.user}: grant it Write on"
             " the topics (or, before Kafka 2.8, IdempotentWrite on the cluster)"
         ) from error
+    except (TransactionalIdAuthorizationFailed, GroupAuthorizationFailedError) as error:
+        raise BrokerRefused(
+            f"{connection.names.login}: Kafka allows no transactions to {connection.user}: grant it Write and Describe on"
+            f" the transactional ids, and Read on the groups, that begin with {TRANSACTIONAL_PREFIX!r}"
+        ) from error
+    except (ProducerFenced, InvalidProducerEpoch) as error:
+        raise LeaseLost("the lane's transactions were taken over by another process, or took too long") from error
     except (KafkaError, ConsumerStoppedError, OSError, TimeoutError) as error:
+        if isinstance(error.__cause__, OffsetMetadataTooLargeError):
+            raise BrokerRefused(
+                "Kafka stores less text with an offset than the notes of transactions need: set"
+                " offset.metadata.max.bytes of the brokers to 4096, which is its default"
+            ) from error
         raise BrokerUnavailable(
             f"Kafka at {connection.servers} does not answer: {error or type(error).__name__}:"
             f" it is retried; check {connection.names.servers} and the network"

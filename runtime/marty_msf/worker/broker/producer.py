@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final, Protocol, Self, TypeAlias
+from typing import Any, ClassVar, Final, Protocol, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -83,7 +83,9 @@ class _Halted(KafkaError):  # type: ignore[misc]  # aiokafka ships no types
     """A batch was not sent, because one of its session failed."""
 
 
-class _Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
+class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
+    """aiokafka's producer, that sends nothing behind a batch that was refused."""
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._take = self._message_accumulator.drain_by_nodes
@@ -168,6 +170,8 @@ class KafkaProducer:
     not acknowledged after `acknowledge_seconds` is given up; a new session sends it again.
     """
 
+    _transactional: ClassVar[bool] = False
+
     def __init__(
         self,
         connection: KafkaConnection,
@@ -182,7 +186,7 @@ class KafkaProducer:
         self._batch_bytes = batch_bytes
         self._client_id = client_id
         self._tuning = tuning
-        self._made: _Client | None = None
+        self._made: Client | None = None
         self._unacknowledged: set[asyncio.Future[Any]] = set()
         self._stopped = False
 
@@ -202,25 +206,28 @@ class KafkaProducer:
             await self.stop()
             raise
 
-    def _new(self) -> _Client:
+    def _new(self) -> Client:
+        return Client(**self._options())
+
+    def _options(self) -> dict[str, Any]:
         tuning = self._tuning
-        return _Client(
+        return {
             **self._connection.options(),
-            client_id=self._client_id,
-            enable_idempotence=True,
-            acks="all",
-            max_batch_size=tuning.batch_bytes,
+            "client_id": self._client_id,
+            "enable_idempotence": True,
+            "acks": "all",
+            "max_batch_size": tuning.batch_bytes,
             # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
-            max_request_size=2**31 - 1,
-            linger_ms=tuning.linger_ms,
-            compression_type=None if tuning.compression is Compression.NONE else tuning.compression.value,
-            connections_max_idle_ms=tuning.connections_max_idle_ms,
-            request_timeout_ms=round(self._acknowledge_seconds * 1000),
-            metadata_max_age_ms=METADATA_MAX_AGE_MS,
-        )
+            "max_request_size": 2**31 - 1,
+            "linger_ms": tuning.linger_ms,
+            "compression_type": None if tuning.compression is Compression.NONE else tuning.compression.value,
+            "connections_max_idle_ms": tuning.connections_max_idle_ms,
+            "request_timeout_ms": round(self._acknowledge_seconds * 1000),
+            "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+        }
 
     @property
-    def _client(self) -> _Client:
+    def _client(self) -> Client:
         assert self._made is not None, "the producer was not started"
         return self._made
 
@@ -291,8 +298,10 @@ class KafkaProducer:
         limit = min(self._batch_bytes.get(topic, tuning.batch_bytes), tuning.batch_bytes)
         compression = None if tuning.compression is Compression.NONE else tuning.compression.value
         while messages:
-            batch = RecordBatch(limit, compression)
+            batch = RecordBatch(limit, compression, transactional=self._transactional)
             messages = messages[batch.extend(messages) :]
+            if messages:
+                batch.close()  # it is full: it does not linger
             yield batch
 
     async def _send_batch(self, batch: RecordBatch, topic: str, partition: int) -> Sent:

@@ -1,5 +1,6 @@
 """Sends what is held and due: delayed events, those that Kafka refused before, those whose topic was missing, and what
-waits behind them, in order per aggregate. It has a producer session of its own, so a refusal disturbs nobody else.
+waits behind them, in order per aggregate. It has a producer session of its own, so a refusal disturbs nobody else; where
+lanes have transactions, it sends in one of the events' lane, and so under the same id as the pipeline.
 
 While an aggregate is held the pipeline sends nothing of it, so the two never race. Events that were never tried go in
 batches; once a batch is refused its aggregates go one event at a time, which shows the culprit.
@@ -7,10 +8,10 @@ batches; once a batch is refused its aggregates go one event at a time, which sh
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Final
+from typing import Final, TypeAlias
 
 import asyncpg
 
@@ -20,13 +21,16 @@ from marty_msf.store import outbox_held, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.store.leases import fence
 from marty_msf.store.outbox_held import Refusal
-from marty_msf.worker.broker.producer import KafkaProducer, Message
+from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition
 from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.relay.batch import AGGREGATE_ID, COLUMNS, ID, LANE, TOPIC, Encoder
+from marty_msf.worker.relay.notes import by_lane
 from marty_msf.worker.relay.rules import Rules
 from marty_msf.worker.relay.shared import Shared
 
 logger = logging.getLogger(__name__)
+
+Deliver: TypeAlias = Callable[[int, Mapping[Partition, Sequence[Message]]], Awaitable[None]]
 
 #: Aggregates looked at in one pass, and events of each.
 HEADS: Final = 200
@@ -68,7 +72,9 @@ class HeldSender:
         rules: Rules,
         shared: Shared,
         dead_letter_topic: str | None,
+        deliver: Deliver | None = None,
     ) -> None:
+        """`deliver` sends events of one lane, all or none, in place of the session that `connect` makes."""
         self._pool = pool
         self._connect = connect
         self._producer: KafkaProducer | None = None
@@ -78,6 +84,7 @@ class HeldSender:
         self._rules = rules
         self._shared = shared
         self._topic = dead_letter_topic
+        self._deliver = deliver
         self._encoder = Encoder(shared.database)
         #: Aggregates, or single events, whose events go one at a time.
         self._alone: set[str | int] = set()
@@ -141,7 +148,11 @@ class HeldSender:
                 together += there
         if together:
             together.sort(key=lambda row: row[ID])
-            await self._all_at_once(together, partitions, outcome)
+            if self._deliver is None:
+                await self._all_at_once(together, partitions, outcome)
+            else:
+                for rows in by_lane(together).values():
+                    await self._lane_at_once(rows, partitions, outcome)
 
     async def _all_at_once(
         self, rows: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
@@ -161,13 +172,22 @@ class HeldSender:
                 return
             outcome.sent.update(row[ID] for row in part)
 
+    async def _lane_at_once(
+        self, rows: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
+    ) -> None:
+        try:
+            await self._acknowledged(rows, partitions)
+        except (PoisonEvent, PoisonBatch, TopicUnavailable, BatchTooLarge):
+            self._alone.update(map(_name, rows))
+        else:
+            outcome.sent.update(row[ID] for row in rows)
+
     async def _one_by_one(
         self, chain: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
     ) -> None:
         for row in chain:
-            producer = await self._session()
             try:
-                await producer.acknowledged(await producer.send(self._encoder.encode([row[:COLUMNS]], partitions)))
+                await self._acknowledged([row], partitions)
             except PoisonEvent as error:
                 await self.stop()
                 outcome.refused[row[ID]] = self._rules.refusal(row, row["attempts"] + 1, error, row["max_attempts"])
@@ -182,6 +202,14 @@ class HeldSender:
             outcome.sent.add(row[ID])
         if chain:
             self._alone.discard(_name(chain[0]))
+
+    async def _acknowledged(self, rows: Sequence[asyncpg.Record], partitions: Mapping[str, int]) -> None:
+        messages = self._encoder.encode([row[:COLUMNS] for row in rows], partitions)
+        if self._deliver is not None:
+            await self._deliver(rows[0][LANE], messages)
+        else:
+            producer = await self._session()
+            await producer.acknowledged(await producer.send(messages))
 
     async def _settle(
         self, rows: Sequence[asyncpg.Record], outcome: _Outcome, epochs: Mapping[int, int]

@@ -18,22 +18,21 @@ import time
 from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final
 
 import asyncpg
 
-from marty_msf.core.errors import BatchTooLarge, BrokerUnavailable, NotSent, PoisonBatch, PoisonEvent, TopicUnavailable
+from marty_msf.core.errors import BatchTooLarge, NotSent, PoisonBatch, PoisonEvent, TopicUnavailable
 from marty_msf.core.outbox.batch_size import BatchSize
 from marty_msf.core.windows import Position
 from marty_msf.store import outbox_held, outbox_position
 from marty_msf.store.database import translate
-from marty_msf.store.outbox_held import Refusal
 from marty_msf.worker.broker.producer import Producer
 from marty_msf.worker.groups import TaskGroup, first_error, to_its_end
-from marty_msf.worker.relay.batch import ID, LANE, Batch, Encoder, own_limit, split
+from marty_msf.worker.relay.batch import ID, LANE, Batch, split
 from marty_msf.worker.relay.choosing import choose
 from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, Settled, gone
+from marty_msf.worker.relay.publishing import Publisher, SessionPublisher
 from marty_msf.worker.relay.reading import Reading, read
 from marty_msf.worker.relay.rules import Rules
 from marty_msf.worker.relay.shared import Shared
@@ -42,8 +41,6 @@ from marty_msf.worker.relay.work import Work
 
 #: What ends a producer's session while the broker is there; NotSent may be told before the refusal that it is due to.
 REFUSALS: Final = (PoisonEvent, PoisonBatch, BatchTooLarge, TopicUnavailable, NotSent)
-#: After a refusal, the wait for the acknowledgements of what was on its way; longer than the producer itself waits.
-SALVAGE_SECONDS: Final = 12
 #: Before a topic that is missing is looked for again.
 MISSING_SECONDS: Final = 1
 
@@ -76,17 +73,20 @@ class Relay:
         rules: Rules,
         shared: Shared,
         limits: MutableMapping[str, int],
+        publisher: Publisher | None = None,
     ) -> None:
+        """`publisher` in place of one session of `producer` for all lanes."""
         self._pool = pool
-        self._producer = producer
+        self._publisher: Publisher = publisher or SessionPublisher(producer, rules, shared)
         self._scope = scope
         self._holder = holder
         self._resource = resource
         self._rules = rules
         self._shared = shared
         self._limits = limits
-        self._size = BatchSize(rules.batch_size, rules.prefetch, adapts=rules.batch_size_adapts)
-        self._encoder = Encoder(shared.database)
+        self._size = BatchSize(
+            rules.batch_size, rules.prefetch, adapts=rules.batch_size_adapts, prompt_seconds=rules.prompt_seconds
+        )
         self._urgent = Urgent(rules.weights)
         self._lanes: dict[int, Lane] = {}
         self._work = Work()
@@ -138,7 +138,7 @@ class Relay:
 
     async def restart(self, producer: Producer) -> None:
         """After an error of the broker: send with a new producer, from the stored positions on."""
-        self._producer = producer
+        self._publisher.restart(producer)
         self._spoiled = False
         await self.forget()
 
@@ -149,6 +149,7 @@ class Relay:
         self._shared.keys.forget()
         self._shared.ahead.forget()
         self._urgent.reset()
+        self._publisher.forget()
         async with self._settled:
             self._work = Work()
             self._settled.notify_all()
@@ -183,7 +184,7 @@ class Relay:
         while self._work.flights:
             published += await self._settle()
             if self._spoiled:
-                published += await self._salvage()
+                published += await self._store(await self._publisher.salvage(tuple(self._work.flights)))
                 await self.forget()
         return published
 
@@ -238,7 +239,7 @@ class Relay:
                     tasks.create_task(self._send_ready(settling))
             published += settling.result() if settling else 0
             if self._spoiled:
-                published += await self._salvage()
+                published += await self._store(await self._publisher.salvage(tuple(self._work.flights)))
                 break
             if reading is None or reading.done():
                 break
@@ -257,7 +258,7 @@ class Relay:
             batch = self._work.peek(level)
             if not (unknown := batch.topics() - partitions.keys() - self._shared.missing.keys()):
                 break
-            partitions.update(await self._producer.partitions(unknown))
+            partitions.update(await self._publisher.partitions(unknown))
             for topic in unknown:
                 if not partitions[topic]:
                     self._shared.miss(topic, MISSING_SECONDS)
@@ -290,8 +291,7 @@ class Relay:
                 self._shared.ahead.sent(row[LANE], row[ID])
         for lane, position in batch.after.items():
             states[lane].sent = position
-        messages = self._encoder.encode(rows, partitions)
-        flight.sent = await self._producer.send(messages) if messages else ()
+        flight.sent = await self._publisher.send(flight)
         return True
 
     async def _settle(self) -> int:
@@ -302,62 +302,19 @@ class Relay:
             if flight.sent is None or (done and not all(sent.acknowledged.done() for sent in flight.sent)):
                 break
             try:
-                await self._producer.acknowledged(flight.sent)
+                await self._publisher.acknowledged(flight.sent)
             except REFUSALS:
                 self._spoiled = True
                 break
             self._size.acknowledged(len(flight.rows), time.monotonic() - flight.started_at)
             done.append(flight)
         published = await self._store([(flight, flight.settled(NOTHING, {})) for flight in done])
+        self._publisher.stored(done)
         async with self._settled:
             for _ in done:
                 work.flights.popleft()
             self._settled.notify_all()
         return published
-
-    async def _salvage(self) -> int:
-        """After a refusal: mark what was acknowledged, up to the first event of each lane that was not.
-
-        A refused event is not lost: the position passes it, and it is held.
-        """
-        flights = tuple(self._work.flights)
-        if waiting := [sent.acknowledged for flight in flights for sent in flight.sent or ()]:
-            await asyncio.wait(waiting, timeout=SALVAGE_SECONDS)
-        lost: set[int] = set()
-        stopped: set[int] = set()
-        done: list[tuple[Flight, Settled]] = []
-        for flight in flights:
-            refused = await self._fates(flight, lost)
-            settled = flight.settled(lost, refused)
-            done.append((flight, settled.without(stopped)))
-            stopped |= settled.stopped
-        return await self._store(done)
-
-    async def _fates(self, flight: Flight, lost: set[int]) -> Mapping[int, Refusal]:
-        """Which of its events were refused; those whose fate is open, or that were not sent, are added to `lost`."""
-        unknown = {row[ID] for row in flight.rows}
-        refused: dict[int, Refusal] = {}
-        rows = {tp: iter(part) for tp, part in self._encoder.placed(flight.rows, flight.partitions).items()}
-        for sent in flight.sent or ():
-            part = list(islice(rows[sent.topic, sent.partition], sent.records))
-            if not sent.acknowledged.done():
-                continue
-            try:
-                await self._producer.acknowledged([sent])
-            except PoisonEvent as error:
-                refused[part[0][ID]] = self._rules.refusal(part[0], 1, error, own_limit(part[0]))
-                unknown.discard(part[0][ID])
-            except PoisonBatch:
-                # Which of them it is shows when they are tried one by one.
-                self._shared.suspect.update(row[ID] for row in part)
-            except TopicUnavailable:
-                self._shared.miss(sent.topic, self._rules.attempts.max_backoff_ms / 1000)
-            except BrokerUnavailable:
-                continue
-            else:
-                unknown.difference_update(row[ID] for row in part)
-        lost |= unknown
-        return refused
 
     async def _store(self, done: Sequence[tuple[Flight, Settled]]) -> int:
         """Write what is settled for the lanes that are still ours since they were read."""

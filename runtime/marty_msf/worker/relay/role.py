@@ -20,8 +20,11 @@ from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.producer import KafkaProducer, Tuning
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
+from marty_msf.worker.relay.adopting import Who
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.janitor import Janitor
+from marty_msf.worker.relay.lane_publisher import LanePublisher
+from marty_msf.worker.relay.lane_sessions import LaneSessions
 from marty_msf.worker.relay.mapping import SourceTable
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
@@ -29,6 +32,7 @@ from marty_msf.worker.relay.pipeline import Pass, Relay
 from marty_msf.worker.relay.rules import rules_of
 from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.surface.routes import Routes
+from marty_msf.worker.relay.transactions import TransactionalLanes
 from marty_msf.worker.relay.waking import Waker
 from marty_msf.worker.role import Context
 
@@ -78,7 +82,17 @@ class RelayRole:
             return
         shared = Shared(database)
         who = {"scope": self._scope, "holder": self._context.holder, "resource": self._context.resource}
-        relay = Relay(self._context.pool, producer, **who, rules=self._rules, shared=shared, limits=self._batch_bytes)
+        sessions = self._sessions(shared)
+        publisher = LanePublisher(producer, sessions, self._rules, shared) if sessions else None
+        relay = Relay(
+            self._context.pool,
+            producer,
+            **who,
+            rules=self._rules,
+            shared=shared,
+            limits=self._batch_bytes,
+            publisher=publisher,
+        )
         held = HeldSender(
             self._context.pool,
             self._producer,
@@ -86,8 +100,10 @@ class RelayRole:
             rules=self._rules,
             shared=shared,
             dead_letter_topic=self._spec.dead_letter.topic,
+            deliver=sessions.deliver if sessions else None,
         )
-        owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), relay)
+        user = TransactionalLanes(relay, sessions) if sessions else relay
+        owner = LaneOwner(self._context.pool, self._scope, self._context.holder, range(LANES), user)
         janitor = Janitor(
             self._context.pool,
             self._context.holder,
@@ -109,6 +125,8 @@ class RelayRole:
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
+            if sessions:
+                await sessions.stop()
             self._show_lanes(0)
 
     async def totals(self) -> RelayTotals:
@@ -151,6 +169,9 @@ class RelayRole:
                 producer = await self._connected(stop, backoff)
                 if producer is not None:
                     await relay.restart(producer)
+                    if self._spec.kafka.producer.transactional:
+                        # What became of open transactions shows when the lanes are gained again.
+                        owner.lost(list(relay.lanes))
         finally:
             # Whatever ended the pump: nothing of it is in flight any more, so that draining lanes does not wait.
             await relay.forget()
@@ -246,6 +267,20 @@ class RelayRole:
             self._batch_bytes,
             tuning=Tuning.of(self._spec.kafka.producer),
             acknowledge_seconds=deadline_seconds,
+        )
+
+    def _sessions(self, shared: Shared) -> LaneSessions | None:
+        if not self._spec.kafka.producer.transactional:
+            return None
+        return LaneSessions(
+            self._context.pool,
+            KafkaConnection.of(self._spec.kafka),
+            Who(self._scope, self._context.holder, self._context.resource),
+            shared,
+            self._batch_bytes,
+            tuning=Tuning.of(self._spec.kafka.producer),
+            acknowledge_seconds=self._spec.batch_timeout_ms / 1000,
+            dead_block=self._rules.dead_block,
         )
 
     async def _connected(self, stop: asyncio.Event, backoff: Backoff) -> KafkaProducer | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.outbox.attempts import AttemptRules, verdict
+from marty_msf.core.outbox.batch_size import PROMPT_IN_TRANSACTIONS_SECONDS, PROMPT_SECONDS
 from marty_msf.core.outbox.cause import cause
 from marty_msf.core.resources.outbox_relay import Blocking, OutboxRelaySpec
 from marty_msf.store.outbox_held import Refusal
@@ -18,6 +19,8 @@ class Rules:
 
     batch_size: int
     batch_size_adapts: bool
+    #: A batch that Kafka acknowledges within this time may be larger.
+    prompt_seconds: float
     prefetch: int
     #: Batches sent and not yet settled at most; a crash repeats at most these.
     in_flight: int
@@ -39,6 +42,12 @@ def rules_of(spec: OutboxRelaySpec) -> Rules:
     return Rules(
         batch_size=spec.batch_size,
         batch_size_adapts=spec.enable_batch_optimization,
+        prompt_seconds=(
+            # The transactions of a batch wait for those of the batches before it.
+            PROMPT_IN_TRANSACTIONS_SECONDS * spec.parallel_processors
+            if spec.kafka.producer.transactional
+            else PROMPT_SECONDS
+        ),
         prefetch=spec.prefetch_count,
         in_flight=spec.parallel_processors,
         weights={

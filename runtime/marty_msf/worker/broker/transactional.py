@@ -1,0 +1,111 @@
+"""Writing to Kafka in transactions, under an id that was taken over (see fencing)."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from aiokafka.producer.transaction_manager import TransactionState
+from aiokafka.structs import OffsetAndMetadata
+
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.errors import translate
+from marty_msf.worker.broker.fencing import Fenced
+from marty_msf.worker.broker.producer import Client, KafkaProducer, Message, Partition, Sent, Tuning
+
+#: A consumer group's offsets are of a topic, and the broker asks for this right on it.
+READ_AND_WRITE: Final = "Read, Write and Describe"
+_FAILED: Final = (TransactionState.ABORTABLE_ERROR, TransactionState.FATAL_ERROR)
+
+
+class _TransactionalClient(Client):
+    def use(self, fenced: Fenced) -> None:
+        """Go on with what `fence` was given, in place of asking for a producer id, which would raise the epoch again."""
+        self._txn_manager.set_pid_and_epoch(fenced.producer_id, fenced.epoch)
+
+    async def until_failed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await the work; a transaction that failed meanwhile ends it, with what is known of that."""
+        ended, task = self._txn_manager.wait_for_transaction_end(), asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({ended, task}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                ended.result()
+            await task
+        finally:
+            task.cancel()
+
+    async def abandon(self) -> None:
+        """See Client."""
+        await super().abandon()
+        if (ended := self._txn_manager.wait_for_transaction_end()) is not None and ended.done():
+            # Nobody may have asked for it: asked for once, so that asyncio does not call it forgotten.
+            with suppress(asyncio.CancelledError):
+                ended.exception()
+
+    def _take_unless_refused(self, *given: Any, **named: Any) -> Any:
+        """Nothing once the transaction has failed.
+
+        aiokafka forgets then which partitions are no part of it yet, and would write to them outside of the transaction,
+        where nothing ends what it wrote.
+        """
+        if self._txn_manager.state in _FAILED:
+            return {}, False
+        return super()._take_unless_refused(*given, **named)
+
+
+class TransactionalProducer(KafkaProducer):
+    """One transaction at a time. After any error it must be stopped; what is open then ends with the id's next `fence`."""
+
+    _transactional = True
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        batch_bytes: MutableMapping[str, int],
+        fenced: Fenced,
+        *,
+        tuning: Tuning,
+        acknowledge_seconds: float,
+    ) -> None:
+        super().__init__(connection, batch_bytes, tuning=tuning, acknowledge_seconds=acknowledge_seconds)
+        self._fenced = fenced
+        self._number = fenced.last.offset
+        self._transaction: _TransactionalClient | None = None
+
+    def _new(self) -> Client:
+        self._transaction = _TransactionalClient(**self._options(), transactional_id=self._fenced.id)
+        self._transaction.use(self._fenced)
+        return self._transaction
+
+    async def transact(
+        self,
+        messages: Mapping[Partition, Sequence[Message]],
+        note: Callable[[], Awaitable[str]] | None = None,
+        sent: list[Sent] | None = None,
+    ) -> None:
+        """Write the messages, and commit them together with a text that `fence` finds as the id's last one.
+
+        Fills `sent`, whose ends tell what was refused. The text is asked for when Kafka has the messages. Raises what `acknowledged` does, and LeaseLost when the id was
+        taken over: then, and after BrokerUnavailable, the next `fence` tells whether it was committed.
+        """
+        client = self._transaction
+        assert client is not None, "the producer was not started"
+        with translate(self._connection, rights=READ_AND_WRITE):
+            async with asyncio.timeout(self._acknowledge_seconds):
+                await client.begin_transaction()
+                await client.until_failed(self._sent_and_acknowledged(messages, [] if sent is None else sent))
+        text = await note() if note else None
+        with translate(self._connection, rights=READ_AND_WRITE):
+            async with asyncio.timeout(self._acknowledge_seconds):
+                if text is not None:
+                    self._number += 1
+                    # Any partition that is there; that of a text before may be of another topic, hence the number.
+                    partition = TopicPartition(min(topic for topic, _ in messages), 0)
+                    offsets = {partition: OffsetAndMetadata(self._number, text)}
+                    await client.send_offsets_to_transaction(offsets, self._fenced.id)
+                await client.commit_transaction()
+
+    async def _sent_and_acknowledged(self, messages: Mapping[Partition, Sequence[Message]], sent: list[Sent]) -> None:
+        sent += await self.send(messages)
+        await self.acknowledged(sent)
