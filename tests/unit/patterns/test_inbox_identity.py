@@ -62,6 +62,12 @@ def test_headers_without_an_id_are_refused_with_what_to_do(message: Any) -> None
         identity_of(message)
 
 
+@pytest.mark.parametrize("message", ["", "ce_id", b"x", [("ce_id",)], [7], aiokafka(5), ConfluentMessage("ce_id")])
+def test_what_is_no_headers_is_refused(message: Any) -> None:
+    with pytest.raises(InvalidEvent, match=r"^headers: a .* is no mapping and no pairs: give the Kafka message"):
+        identity_of(message)
+
+
 @pytest.mark.parametrize(
     ("given", "path"),
     [(("a b",), "consumer"), ((None,), "consumer"), (("a", 0), "remember_hours"), (("a", "1"), "remember_hours")],

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from marty_msf.core import event_identity
@@ -66,8 +66,17 @@ def identity_of(event: Any) -> Identity:
     """By what a message is known: its `ce_source` and `ce_id`, else its place in Kafka. Raises InvalidEvent."""
     if isinstance(event, Event):
         return event_identity.of_event(event.source, event.id)
-    headers = event if isinstance(event, Mapping | list | tuple) else _value(event, "headers")
-    found = event_identity.of_headers(_texts(headers)) or _place(event)
+    headers = event if isinstance(event, Mapping | list | tuple | str | bytes) else _value(event, "headers")
+    texts = None
+    # Text is a sequence too, and its methods bear names that messages have.
+    if not isinstance(headers, str | bytes):
+        with suppress(TypeError, ValueError):
+            texts = _texts(headers)
+    if texts is None:
+        raise InvalidEvent(
+            f"headers: a {type(headers).__name__} is no mapping and no pairs: give the Kafka message itself, or its headers"
+        )
+    found = event_identity.of_headers(texts) or _place(event)
     if found is None:
         raise InvalidEvent(
             "headers.ce_id: is missing, so nobody can tell the event from others: "
