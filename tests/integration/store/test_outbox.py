@@ -53,6 +53,7 @@ async def test_arguments_may_be_given_by_name(conn: asyncpg.Connection) -> None:
         (but(topic=".."), "MA002", "is no Kafka topic name"),
         (but(topic="t" * 250), "MA002", "is no Kafka topic name"),
         (but(topic=None), "MA002", "NULL is no Kafka topic name"),
+        (but(topic="__consumer_offsets"), "MA002", "is Kafka's own, where nobody else may write"),
         (but(headers='{"ce_id": "x"}'), "MA003", "'ce_id' is refused"),
         (but(headers='{"CE_ID": "x"}'), "MA003", "'CE_ID' is refused"),
         (but(headers='{"a b": "x"}'), "MA003", "'a b' is refused"),
@@ -75,6 +76,15 @@ async def test_bad_input_is_refused_with_a_code_and_a_hint(
 
     assert caught.value.sqlstate == state
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("time", ["infinity", "-infinity"])
+async def test_a_time_that_is_none_is_refused(conn: asyncpg.Connection, time: str) -> None:
+    with pytest.raises(asyncpg.PostgresError, match=f"deliver_after {time} is no time") as caught:
+        await conn.execute(
+            "SELECT marty.enqueue_event('t', 'e', '{}', 'a', deliver_after => $1::text::timestamptz)", time
+        )
+    assert (caught.value.sqlstate, bool(caught.value.hint)) == ("MA005", True)
 
 
 async def test_sql_in_the_arguments_is_data(conn: asyncpg.Connection) -> None:
