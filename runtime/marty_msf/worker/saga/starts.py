@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
-from uuid import UUID
 
 import orjson
 from asyncpg import Connection
@@ -209,7 +208,7 @@ def prepare(
     if problem := members_problem(plain) or size_problem(encoded, START_LIMIT_BYTES):
         raise InvalidDefinition("context", *problem.split(": ", 1))
     now = now_ms()
-    id_ = UUID(bytes=uuid7(now, secrets.randbits(RANDOM_BITS)))
+    id_ = saga_start.instance_id(uuid7(now, secrets.randbits(RANDOM_BITS)))
     text = str(id_)
     begun = begin(definition, plain, text, now)
     live = Live(id_, text, -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)

@@ -1,8 +1,9 @@
 """The two writers of an engine: one for new instances, one for what happens to those in work.
 
-Each writes as soon as its last commit returned and something waits. They take turns, because fewer and larger commits cost
-less; but they have a connection each, and a start that waits, for a transaction that is starting an instance with the same
-business key, holds up the instances in work only for a moment, and other starts for two seconds.
+Each writes as soon as its last commit returned and something waits. They take turns for a moment, because fewer and larger
+commits cost less, and no longer, because a writer that waits leaves the database idle. They have a connection each, so a start
+that waits, for a transaction that is starting an instance with the same business key, holds up the instances in work only for a
+moment, and other starts for two seconds.
 """
 
 import asyncio
@@ -21,8 +22,9 @@ from marty_msf.worker.saga.waves import Waves
 
 #: A pool below this size has no connection to spare: the writers share one.
 CONNECTIONS_FOR_TWO: Final = 4
-#: How long a wave waits for a start's commit before it is written beside it.
-PATIENCE_SECONDS: Final = 0.02
+#: How long a wave waits for a start's commit before it is written beside it: about as long as a commit takes. Waiting to the end
+#: of each made the two writers and the calls go in lock-step, each idle while another worked.
+PATIENCE_SECONDS: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)

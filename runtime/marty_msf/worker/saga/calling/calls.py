@@ -29,8 +29,9 @@ from marty_msf.worker.saga.memory import Live
 
 logger = logging.getLogger(__name__)
 
-#: Handlers that never wait would keep the event loop for themselves.
-CALLS_PER_TURN: Final = 128
+#: Handlers that never wait would keep the event loop for themselves: what they answered is to be on its way to the database while
+#: the next ones work, not after all of them did.
+CALLS_PER_TURN: Final = 32
 
 
 @value
