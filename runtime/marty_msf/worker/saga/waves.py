@@ -177,6 +177,8 @@ class Waves:
         sheet, self._sheet = self._sheet, _Sheet()
         sheet.leave_out_the_gone()
         self._writing = sheet.drafts
+        # Those that only lacked a place have one now, before anything that happens while this wave is being written.
+        self._tell_waiting()
         ended, refused = 0, frozenset[int]()
         try:
             if sheet.drafts:
@@ -191,11 +193,15 @@ class Waves:
                     self._verb_settled(live, verb, refusal)
         finally:
             self._writing = ()
+        self._tell_waiting()
+        self._progress.set()
+        return Pass(len(sheet.lives), ended, refused)
+
+    def _tell_waiting(self) -> None:
+        """Once more those for which there was no place, in their order."""
         waited, self._inbox = self._inbox, []
         for live, event in waited:
             self.tell(live, event)
-        self._progress.set()
-        return Pass(len(sheet.lives), ended, refused)
 
     async def _write(self, conn: Connection, sheet: _Sheet) -> frozenset[int]:
         """Commit the wave; the lanes that are not ours any more."""

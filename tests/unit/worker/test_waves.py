@@ -1,0 +1,58 @@
+"""Which wave an event comes into."""
+
+import asyncio
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import MagicMock
+
+from marty_msf.worker.saga import waves
+from marty_msf.worker.saga.waves import Waves
+
+
+class Noting(Waves):
+    """Writes nothing, and notes what would be on the sheet; `meanwhile` happens while a wave is being written."""
+
+    def __init__(self) -> None:
+        names = ("call", "acquire", "ended", "broken", "refused", "verb_settled")
+        given: dict[str, Any] = {name: MagicMock() for name in names}
+        events: dict[str, Any] = {"happened": asyncio.Event(), "progress": asyncio.Event()}
+        super().__init__(MagicMock(), resource="r", scope="s", holder="h", **given, **events)
+        self.drafted: list[tuple[str, str]] = []
+        self.meanwhile: list[tuple[Any, Any]] = []
+
+    def _draft(self, live: Any, event: Any) -> None:
+        self.drafted.append((live.text, event.name))
+        self._sheet.lives.append(live)
+        self._sheet.drafts[live] = SimpleNamespace(instance=None, bodies=None, seq=0, commands=(), verbs=())  # type: ignore[assignment]
+
+    async def _write(self, *_: object) -> frozenset[int]:
+        for live, event in self.meanwhile:
+            self.tell(live, event)
+        self.meanwhile = []
+        return frozenset()
+
+
+@dataclass(eq=False)
+class Instance:
+    """What the waves know of one in memory."""
+
+    text: str
+    gone: bool = False
+    lane: int = 0
+
+
+async def test_an_event_that_found_the_sheet_full_comes_before_a_later_one_of_its_instance(monkeypatch: Any) -> None:
+    monkeypatch.setattr(waves, "WAVE_LIMIT", 1)
+    it = Noting()
+    first: Any = Instance("first")
+    second: Any = Instance("second")
+    answered, cancelled, due = cast(Any, (SimpleNamespace(name=name) for name in ("answered", "cancelled", "due")))
+    it.tell(first, answered)
+    it.tell(second, answered)  # no place
+    monkeypatch.setattr(waves, "WAVE_LIMIT", 10)
+    it.meanwhile = [(second, cancelled), (first, due)]
+
+    await it.run_once(MagicMock())
+
+    assert it.drafted == [("first", "answered"), ("second", "answered"), ("second", "cancelled"), ("first", "due")]
