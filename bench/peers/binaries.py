@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from dev.cluster import packages
 from dev.cluster.commands import run
 from dev.cluster.files import digest_of, made_whole, used
 from dev.cluster.layout import Layout
+from dev.cluster.progress import Progress
 
 SOURCES: Final = Path(__file__).parent / "programs"
 TEMPORAL: Final = "go.temporal.io/server"
+DEBEZIUM: Final = "io.debezium:debezium-connector-postgres:3.6.3.Final:tar.gz:plugin"
 RESTATE: Final = "@restatedev/restate-server@1.7.12"
 _REMEDY: Final = "Run the same command again to go on; what was downloaded and built is kept."
 
@@ -75,6 +78,30 @@ def restate() -> Path:
     directory = _made("restate", make, RESTATE.encode())
     (found,) = directory.glob("node_modules/@restatedev/restate-server-*/bin/restate-server")
     return found
+
+
+def connect() -> Path:
+    """Kafka Connect's jars in `libs`, Debezium's Postgres connector in `plugins`."""
+    pom = SOURCES / "connect" / "pom.xml"
+
+    def make(draft: Path) -> None:
+        maven: list[str | Path] = ["mvn", "-q", "-B", "-ntp", "-f", pom]
+        run([*maven, "dependency:copy-dependencies", f"-DoutputDirectory={draft}/libs"], remedy=_REMEDY)
+        run([*maven, "dependency:copy", f"-Dartifact={DEBEZIUM}", f"-DoutputDirectory={draft}"], remedy=_REMEDY)
+        (archive,) = draft.glob("*.tar.gz")
+        (draft / "plugins").mkdir()
+        run(["tar", "-xzf", archive, "-C", draft / "plugins"])
+        archive.unlink()
+
+    return _made("connect", make, pom.read_bytes(), DEBEZIUM.encode())
+
+
+def pgq() -> None:
+    """PgQ's extension, on the machine's own Postgres."""
+    wanted = {"postgresql-15-pgq3": "a peer of the outbox benchmark"}
+    if packages.missing(wanted):
+        with Progress(1) as progress, progress.step("PgQ") as step:
+            packages.install(wanted, step)
 
 
 def _go_build(module: Path, package: str, target: Path) -> None:

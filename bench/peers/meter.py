@@ -13,20 +13,28 @@ from tests.support.postgres import admin_url
 COMMITS: Final = "SELECT coalesce(sum(xact_commit), 0)::bigint FROM pg_stat_database WHERE datname = ANY($1::text[])"
 WAL: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 POSTGRES: Final = "postgres"
+BROKER: Final = "kafka"
 
 
 class Meter:
     """Reads at `begin` and `end`; the differences are its figures."""
 
-    def __init__(self, conn: asyncpg.Connection, databases: Sequence[str], pids: Mapping[str, int]) -> None:
+    def __init__(
+        self, conn: asyncpg.Connection, databases: Sequence[str], pids: Mapping[str, int], *, broker: bool
+    ) -> None:
         self._conn = conn
         self._databases = list(databases)
-        self._pids = pids
-        self._groups = {*pids, *([POSTGRES] if databases else [])}
+        self._servers = {*([POSTGRES] if databases else []), *([BROKER] if broker else [])}
+        self.watch(pids)
         self.commits = 0
         self.wal_bytes = 0
         #: By process, Postgres with all of its own as one.
         self.cpu_seconds: dict[str, float] = {}
+
+    def watch(self, pids: Mapping[str, int]) -> None:
+        """From `begin` on these are the processes, by name."""
+        self._pids = pids
+        self._groups = {*pids, *self._servers}
 
     async def begin(self) -> None:
         """The work begins."""
@@ -47,11 +55,14 @@ class Meter:
 
 
 @asynccontextmanager
-async def meter(databases: Sequence[str], pids: Mapping[str, int]) -> AsyncIterator[Meter]:
-    """A meter that has not begun, behind a CHECKPOINT. `databases` are names, none for a contender without Postgres."""
+async def meter(databases: Sequence[str], pids: Mapping[str, int], *, broker: bool = False) -> AsyncIterator[Meter]:
+    """A meter that has not begun, behind a CHECKPOINT. `databases` are names, none for a contender without Postgres.
+
+    `broker`: Kafka's CPU is of interest too.
+    """
     conn = await asyncpg.connect(admin_url())
     try:
         await conn.execute("CHECKPOINT")
-        yield Meter(conn, databases, pids)
+        yield Meter(conn, databases, pids, broker=broker)
     finally:
         await conn.close()

@@ -88,13 +88,20 @@ def trust(secret: str = AUTHORITY) -> dict[str, Any]:
     return {"tls": {"trustedCertificates": [{"secretName": secret}]}}
 
 
-def allow(admin: str, user: str, topic: str, operation: AclOperation) -> None:
+def allow(
+    admin: str,
+    user: str,
+    name: str,
+    operation: AclOperation,
+    kind: ResourceType = ResourceType.TOPIC,
+    pattern: ResourcePatternType = ResourcePatternType.LITERAL,
+) -> None:
     """Grant a right, and wait until it holds."""
     client = AdminClient({"bootstrap.servers": admin})
-    literal, principal = ResourcePatternType.LITERAL, f"User:{user}"
-    binding = AclBinding(ResourceType.TOPIC, topic, literal, principal, "*", operation, AclPermissionType.ALLOW)
+    principal = f"User:{user}"
+    binding = AclBinding(kind, name, pattern, principal, "*", operation, AclPermissionType.ALLOW)
     client.create_acls([binding])[binding].result(timeout=30)
-    wanted = AclBindingFilter(ResourceType.TOPIC, topic, literal, principal, "*", operation, AclPermissionType.ALLOW)
+    wanted = AclBindingFilter(kind, name, pattern, principal, "*", operation, AclPermissionType.ALLOW)
     while not client.describe_acls(wanted).result(timeout=30):
         pass
 

@@ -9,8 +9,10 @@ import pytest
 
 from dev.chaos.server import CRASH, ORDERLY, running_server
 from marty_msf.store.migrations import migrate
-from tests.integration.relay.setup import make_rules, relay_config
+from tests.integration.relay.setup import make_rules, numbers_by_key, relay_config
 from tests.integration.relay.writers import (
+    EVENTS_PER_KEY,
+    KEYS,
     check_all_published,
     end_prepared,
     holders,
@@ -30,14 +32,20 @@ DISTURBANCES = 2
 #: Each disturbance may make each relay send again what it has in flight: batches of four times their size.
 REPEATED_AT_MOST = DISTURBANCES * 2 * make_rules().in_flight * 200
 
+#: With transactions nothing is repeated.
+MODES = pytest.mark.parametrize("transactional", [False, True], ids=["usual", "transactional"])
 
-async def drained_under(url: str, bootstrap: str, directory: Path, disturb: Callable[[int], Awaitable[None]]) -> None:
+
+async def drained_under(
+    url: str, bootstrap: str, directory: Path, disturb: Callable[[int], Awaitable[None]], *, transactional: bool
+) -> None:
     """`disturb(turn)` is called when events flow."""
     create_topic(bootstrap, TOPIC, 5)
     conn = await asyncpg.connect(url)
     await prepare(conn)
     await conn.close()
-    config = relay_config(directory / "config.json", bootstrap, batchSize=50, prefetchCount=200)
+    kafka = {"bootstrapServers": bootstrap, "producer": {"transactional": transactional}}
+    config = relay_config(directory / "config.json", bootstrap, kafka=kafka, batchSize=50, prefetchCount=200)
     async with worker(config, url, directory, "first") as first, worker(config, url, directory, "second") as second:
         await first.ready()
         await second.ready()
@@ -61,7 +69,10 @@ async def drained_under(url: str, bootstrap: str, directory: Path, disturb: Call
             await conn.close()
         await eventually(first.reasons, lambda found: not found)
         await eventually(second.reasons, lambda found: not found)
-    check_all_published(read_topic(bootstrap, TOPIC), repeated_at_most=REPEATED_AT_MOST)
+    messages = read_topic(bootstrap, TOPIC)
+    check_all_published(messages, repeated_at_most=0 if transactional else REPEATED_AT_MOST)
+    if transactional:
+        assert numbers_by_key(messages) == {key: list(range(EVENTS_PER_KEY)) for key in KEYS}
 
 
 async def published(*relays: Worker) -> int:
@@ -69,7 +80,10 @@ async def published(*relays: Worker) -> int:
     return max([await relay.published() for relay in relays])
 
 
-async def test_all_is_published_when_kafka_is_killed_during_a_drain(postgres_url: str, tmp_path: Path) -> None:
+@MODES
+async def test_all_is_published_when_kafka_is_killed_during_a_drain(
+    postgres_url: str, tmp_path: Path, transactional: bool
+) -> None:
     """Naive: what librdkafka, or a producer without a session per try, had queued is lost or comes behind newer events;
     or the outage is counted against the events, and they are dead."""
     (tmp_path / "broker").mkdir()
@@ -78,7 +92,7 @@ async def test_all_is_published_when_kafka_is_killed_during_a_drain(postgres_url
         async def disturb(_: int) -> None:
             await kafka.restart()
 
-        await drained_under(postgres_url, kafka.bootstrap, tmp_path, disturb)
+        await drained_under(postgres_url, kafka.bootstrap, tmp_path, disturb, transactional=transactional)
     conn = await asyncpg.connect(postgres_url)
     try:
         assert await conn.fetchval("SELECT count(*) FROM marty.outbox_held") == 0
@@ -87,7 +101,8 @@ async def test_all_is_published_when_kafka_is_killed_during_a_drain(postgres_url
         await conn.close()
 
 
-async def test_all_is_published_when_postgres_is_restarted_during_a_drain(tmp_path: Path) -> None:
+@MODES
+async def test_all_is_published_when_postgres_is_restarted_during_a_drain(tmp_path: Path, transactional: bool) -> None:
     """Naive: the position in memory is newer than the one that was stored, or a transaction that was prepared before the
     crash is passed over because its number is behind."""
     (tmp_path / "broker").mkdir()
@@ -104,4 +119,4 @@ async def test_all_is_published_when_postgres_is_restarted_during_a_drain(tmp_pa
             await server.restart((CRASH, ORDERLY)[turn])
             await end_prepared(url)
 
-        await drained_under(url, kafka.bootstrap, tmp_path, disturb)
+        await drained_under(url, kafka.bootstrap, tmp_path, disturb, transactional=transactional)

@@ -11,6 +11,7 @@ import pytest
 
 from marty_msf.core.errors import LeaseLost
 from marty_msf.core.outbox.transaction import lane_id
+from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import outbox_reset
 from marty_msf.store.outbox_transaction import system_identifier
 from marty_msf.worker.broker.connection import KafkaConnection
@@ -22,13 +23,15 @@ from tests.integration.relay.setup import (
     make_relay,
     numbers_by_key,
     pool_and_producer,
+    relay_config,
     take_lanes,
 )
-from tests.integration.relay.transactional import Parts, transactional_relay
+from tests.integration.relay.transactional import Parts, transactional_kafka, transactional_relay
 from tests.support.effects import killed_before
 from tests.support.kafka import read_topic
 from tests.support.processes import running
 from tests.support.waiting import eventually
+from tests.support.workers import worker
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -157,6 +160,27 @@ async def test_what_is_refused_aborts_its_lane_and_the_rest_is_seen_once(
 
         await eventually(dead, lambda count: count == 1)
         assert await conn.fetchval("SELECT count(*) FROM marty.outbox_held") == 2, "the one behind it waits too"
+    seen = numbers_by_key(read_topic(kafka_bootstrap, topic))
+    assert seen == {"key-0": [0, 1, 2], **{key: list(range(6)) for key in KEYS[1:]}}
+
+
+async def test_a_refused_event_of_a_whole_relay_is_a_dead_letter_and_the_others_go_on(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str], tmp_path: Path
+) -> None:
+    topic = topic_factory(config={"max.message.bytes": "2000"})
+    config = relay_config(
+        tmp_path / "config.json",
+        kafka_bootstrap,
+        kafka=transactional_kafka(kafka_bootstrap),
+        deadLetter={"threshold": 2},
+        retry={"backoffMs": 20, "maxBackoffMs": 50},
+    )
+    await enqueue_all(conn, topic, range(3))
+    await enqueue(conn, topic, "key-0", 3, filler="x" * 5000)
+    async with worker(config, postgres_url, tmp_path) as relay:
+        await eventually(relay.reasons, lambda found: found == {ProblemReason.POISON_EVENT}, seconds=30)
+        await enqueue_all(conn, topic, range(3, 6), KEYS[1:])
+        await eventually(relay.published, lambda count: count == 90 + 87, seconds=30)
     seen = numbers_by_key(read_topic(kafka_bootstrap, topic))
     assert seen == {"key-0": [0, 1, 2], **{key: list(range(6)) for key in KEYS[1:]}}
 

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import pytest_asyncio
 from confluent_kafka.admin._acl import AclOperation
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 
 from marty_msf.core.errors import AuthenticationFailed, BrokerRefused, BrokerUnavailable, TopicUnavailable
 from marty_msf.core.records import tail
@@ -19,7 +20,9 @@ from marty_msf.store.database import open_pool
 from marty_msf.worker.board import Board
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.consumer import Consumer
+from marty_msf.worker.broker.fencing import fence
 from marty_msf.worker.broker.producer import KafkaProducer, Message, Tuning
+from marty_msf.worker.broker.transactional import TransactionalProducer
 from tests.integration.projection.support import projecting, rows, spec
 from tests.integration.relay.setup import drain, make_relay, take_lanes
 from tests.support.kafka import create_topic, read_topic
@@ -240,6 +243,44 @@ async def test_who_may_write_nothing_is_told_so(broker: SecureBroker) -> None:
     producer = KafkaProducer(broker.connection("MTLS", **trust(), **login("tls", secret.name)), {})
     with pytest.raises(BrokerRefused, match="no idempotent writing to the client's certificate: grant it Write"):
         await producer.start()
+
+
+async def test_transactions_need_rights_on_ids_groups_and_topics(broker: SecureBroker, topic: str) -> None:
+    guest, id_, grant = broker.connection("LOGIN", **AS_GUEST), f"marty-relay.shop.1.{topic}", broker.admin
+    prefix, named = "marty-relay.shop.", ResourcePatternType.PREFIXED
+    wanted = (
+        "grant it Write and Describe on the transactional ids, and Read on the groups, that begin with 'marty-relay.'"
+    )
+
+    async def note() -> str:
+        return "a note"
+
+    async def transact() -> None:
+        producer = TransactionalProducer(
+            guest, {}, (await fence(guest, [id_], 60))[id_], tuning=Tuning(), acknowledge_seconds=10
+        )
+        try:
+            await producer.start()
+            await producer.transact({(topic, 0): messages(b"x")}, note)
+        finally:
+            await producer.stop()
+
+    with pytest.raises(BrokerRefused, match=wanted):
+        await transact()
+    for operation in (AclOperation.WRITE, AclOperation.DESCRIBE):
+        await asyncio.to_thread(allow, grant, GUEST, prefix, operation, ResourceType.TRANSACTIONAL_ID, named)
+    with pytest.raises(BrokerRefused, match=wanted):
+        await transact()
+    await asyncio.to_thread(allow, grant, GUEST, prefix, AclOperation.READ, ResourceType.GROUP, named)
+    await asyncio.to_thread(allow, grant, GUEST, topic, AclOperation.DESCRIBE)
+    with pytest.raises(TopicUnavailable, match="grant it Read, Write and Describe") as refused:
+        await transact()
+    assert refused.value.topics == {topic}
+    for operation in (AclOperation.READ, AclOperation.WRITE):
+        await asyncio.to_thread(allow, grant, GUEST, topic, operation)
+    await transact()
+    assert [it.value for it in read_topic(broker.admin, topic)] == [b"x"]
+    assert (await fence(guest, [id_], 60))[id_].last.text == "a note"
 
 
 async def test_a_topic_that_may_be_seen_but_not_written_or_read_is_named(broker: SecureBroker, topic: str) -> None:

@@ -11,8 +11,6 @@ from typing import Final
 PROMPT_SECONDS: Final = 0.025
 LATE: Final = 4
 LATE_SECONDS: Final = LATE * PROMPT_SECONDS
-#: A batch in transactions pays for each of them, however small they are.
-PROMPT_IN_TRANSACTIONS_SECONDS: Final = 0.25
 #: How far the size moves away from the one in the spec, up and down.
 FACTOR: Final = 4
 

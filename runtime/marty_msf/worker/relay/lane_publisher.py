@@ -35,7 +35,7 @@ _Write: TypeAlias = asyncio.Future[None]
 
 
 class LanePublisher:
-    """A Publisher; a Sent of its is what a batch has of one lane."""
+    """A Publisher, whose every Sent is what a batch has of one lane: its partition is the lane, its topic is empty."""
 
     def __init__(self, producer: Producer, sessions: LaneSessions, rules: Rules, shared: Shared) -> None:
         """`producer` tells about topics only."""
@@ -76,14 +76,13 @@ class LanePublisher:
 
     async def salvage(self, flights: Sequence[Flight]) -> Sequence[tuple[Flight, Settled]]:
         """Lanes that were refused something stay where they were, and so do batches behind the first one."""
-        for first in flights[:1]:
-            if waiting := [it.acknowledged for it in first.sent or ()]:
-                await asyncio.wait(waiting, timeout=SALVAGE_SECONDS)
-            committed = {
-                it.partition for it in first.sent or () if it.acknowledged.done() and not _error(it.acknowledged)
-            }
-            return [(first, first.settled(NOTHING, {}).without({row[LANE] for row in first.rows} - committed))]
-        return []
+        if not flights:
+            return []
+        first, sent = flights[0], flights[0].sent or ()
+        if waiting := [it.acknowledged for it in sent]:
+            await asyncio.wait(waiting, timeout=SALVAGE_SECONDS)
+        committed = {it.partition for it in sent if it.acknowledged.done() and not _error(it.acknowledged)}
+        return [(first, first.settled(NOTHING, {}).without({row[LANE] for row in first.rows} - committed))]
 
     def stored(self, flights: Collection[Flight]) -> None:
         """See Publisher."""

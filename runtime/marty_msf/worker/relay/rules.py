@@ -1,11 +1,12 @@
 """What the spec says about publishing, in the units the relay works with. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from marty_msf.core.errors import MartyError
 from marty_msf.core.outbox.attempts import AttemptRules, verdict
-from marty_msf.core.outbox.batch_size import PROMPT_IN_TRANSACTIONS_SECONDS, PROMPT_SECONDS
+from marty_msf.core.outbox.batch_size import PROMPT_SECONDS
 from marty_msf.core.outbox.cause import cause
 from marty_msf.core.resources.outbox_relay import Blocking, OutboxRelaySpec
 from marty_msf.store.outbox_held import Refusal
@@ -42,12 +43,8 @@ def rules_of(spec: OutboxRelaySpec) -> Rules:
     return Rules(
         batch_size=spec.batch_size,
         batch_size_adapts=spec.enable_batch_optimization,
-        prompt_seconds=(
-            # The transactions of a batch wait for those of the batches before it.
-            PROMPT_IN_TRANSACTIONS_SECONDS * spec.parallel_processors
-            if spec.kafka.producer.transactional
-            else PROMPT_SECONDS
-        ),
+        # A batch in transactions costs by their number, hardly by its events: as long as it is full, it may be larger.
+        prompt_seconds=math.inf if spec.kafka.producer.transactional else PROMPT_SECONDS,
         prefetch=spec.prefetch_count,
         in_flight=spec.parallel_processors,
         weights={

@@ -1,3 +1,5 @@
+import math
+
 from marty_msf.core.outbox.batch_size import LATE_SECONDS, PROMPT_SECONDS, BatchSize
 
 
@@ -33,3 +35,13 @@ def test_without_optimization_the_size_stays() -> None:
     size.acknowledged(500, 0)
     size.acknowledged(500, 60)
     assert size.now == 500
+
+
+def test_where_the_time_does_not_matter_full_batches_grow_and_none_shrink() -> None:
+    """In transactions a batch costs by their number: smaller batches would only make more of them."""
+    size = BatchSize(500, 5000, adapts=True, prompt_seconds=math.inf)
+    size.acknowledged(10, 60)
+    assert size.now == 500
+    for _ in range(20):
+        size.acknowledged(size.now, 60)
+    assert size.now == 2000
