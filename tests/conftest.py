@@ -33,8 +33,22 @@ class _Groups(LoadScopeScheduling):
         return next((group for group, paths in GROUPS.items() if file.startswith(paths)), file)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first, so that no process has one of them left when the others are done: groups, then the files with
+    tests that ask for more than the usual time-out.
+    """
+    usual = float(config.getini("timeout"))
+    longest: dict[str, float] = {}
+    for item in items:
+        file, marker = item.nodeid.partition("::")[0], item.get_closest_marker("timeout")
+        longest[file] = max(longest.get(file, usual), float(marker.args[0]) if marker else usual)
+    groups = tuple(path for paths in GROUPS.values() for path in paths)
+    items.sort(key=lambda item: (not item.nodeid.startswith(groups), -longest[item.nodeid.partition("::")[0]]))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _Groups:
+    config.option.loadscopereorder = False
     return _Groups(config, log)
 
 

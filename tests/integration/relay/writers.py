@@ -100,8 +100,8 @@ async def _in_two_phases(conn: asyncpg.Connection, topic: str, keys: list[str], 
 
 
 async def _end(conn: asyncpg.Connection, how: str, name: str) -> None:
-    # Perhaps `end_prepared` was first.
-    with suppress(asyncpg.UndefinedObjectError):
+    # Perhaps `end_prepared` was first, or is at it.
+    with suppress(asyncpg.UndefinedObjectError, asyncpg.ObjectNotInPrerequisiteStateError):
         await conn.execute(f"{how} '{name}'")
 
 
