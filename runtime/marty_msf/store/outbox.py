@@ -11,29 +11,28 @@ from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unse
 #: Bound of the payloads of one read, so that large events cannot fill a worker's memory.
 READ_BYTES: Final = 16 * 1024 * 1024
 
-#: `extras` is NULL for the usual event: one column to decode instead of four; a time that is too far away for a number
-#: ('infinity') is the farthest one: a read that fails would fail for all events. The first row is no event: it carries the
+#: The columns of an event as it is read, before and behind its payload. `extras` is NULL for the usual event: one column to
+#: decode instead of four; a time that is too far away for a number ('infinity') is the farthest one: a read that fails would
+#: fail for all events.
+WHO: Final = "id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id"
+REST: Final = """headers, (date_part('epoch', created_at) * 1000000)::bigint AS time,
+       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
+            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
+                 'after', CASE WHEN deliver_after IS NOT NULL THEN
+                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras"""
+
+#: The first row is no event: it carries the
 #: statement's snapshot and whether the rows fit, in columns of their type.
 #: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
-OPEN: Final = """
+OPEN: Final = f"""
 WITH found AS MATERIALIZED (
-    (SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            (date_part('epoch', created_at) * 1000000)::bigint AS time,
-            CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
-                 ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                      'after', CASE WHEN deliver_after IS NOT NULL THEN
-                           greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
+    (SELECT {WHO}, payload, {REST}
        FROM marty.outbox
       WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
     UNION ALL
-    (SELECT id, lane, event_id::text, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-            (date_part('epoch', created_at) * 1000000)::bigint AS time,
-            CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
-                 ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                      'after', CASE WHEN deliver_after IS NOT NULL THEN
-                           greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
+    (SELECT {WHO}, payload, {REST}
        FROM marty.outbox
       WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
       ORDER BY xid LIMIT $4)
@@ -47,7 +46,7 @@ SELECT NULL::bigint AS id, NULL::smallint AS lane, NULL::text AS event_id, pg_cu
 UNION ALL
 SELECT found.* FROM found WHERE (SELECT fits FROM measured)
 ORDER BY id NULLS FIRST
-"""
+"""  # noqa: S608  # constants only
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,29 +92,18 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
 SMALL_BYTES: Final = 4096
 
 #: A payload that is not small is NULL: then MEASURED reads the same rows.
-SMALL: Final = """
-SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id,
-       CASE WHEN octet_length(payload) <= 4096 THEN payload END AS payload, headers,
-       (date_part('epoch', created_at) * 1000000)::bigint AS time,
-       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
-            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', CASE WHEN deliver_after IS NOT NULL THEN
-                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
+SMALL: Final = f"""
+SELECT {WHO}, CASE WHEN octet_length(payload) <= 4096 THEN payload END AS payload, {REST}
   FROM marty.outbox
  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
    AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
  ORDER BY id
  LIMIT $4
-"""
+"""  # noqa: S608  # constants only
 
 #: octet_length of a large payload looks at its header only, so nothing is fetched to be measured.
-MEASURED: Final = """
-SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-       (date_part('epoch', created_at) * 1000000)::bigint AS time,
-       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
-            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', CASE WHEN deliver_after IS NOT NULL THEN
-                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
+MEASURED: Final = f"""
+SELECT {WHO}, payload, {REST}
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM marty.outbox
                  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
@@ -124,7 +112,7 @@ SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, 
                  LIMIT $4) AS next) AS measured
  WHERE bytes - octet_length(payload) < $5::bigint
  ORDER BY id
-"""
+"""  # noqa: S608  # constants only
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final
 from asyncpg import Connection, Record
 
 from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unseen_range
-from marty_msf.store.outbox import READ_BYTES
+from marty_msf.store.outbox import READ_BYTES, REST, WHO
 
 #: Events looked at once; further ones are looked at next time.
 LOOK_ROWS: Final = 20_000
@@ -72,13 +72,8 @@ async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positi
 
 #: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are by lane what was sent,
 #: $10 what went ahead.
-WAITING: Final = """
-SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers,
-       (date_part('epoch', created_at) * 1000000)::bigint AS time,
-       CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority = 1 THEN NULL
-            ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
-                 'after', CASE WHEN deliver_after IS NOT NULL THEN
-                      greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras
+WAITING: Final = f"""
+SELECT {WHO}, payload, {REST}
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM (
                     SELECT * FROM marty.outbox WHERE aggregate_id = ANY($1::text[]) AND xid >= $3::xid8
@@ -94,7 +89,7 @@ SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, 
                  ORDER BY id LIMIT $8) AS next) AS measured
  WHERE bytes - octet_length(payload) < $9::bigint
  ORDER BY id
-"""
+"""  # noqa: S608  # constants only
 
 
 async def waiting(
