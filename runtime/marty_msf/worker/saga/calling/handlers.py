@@ -246,14 +246,14 @@ class Handlers:
 
     async def _run(self, handler: _Handler, context: StepContext) -> Any:
         if handler.awaits:
-            made = handler.function(context)
-            return await made if inspect.isawaitable(made) else made
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
-        work = partial(contextvars.copy_context().run, _called, handler.function, context)
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            result = handler.function(context)
+        else:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
+            work = partial(contextvars.copy_context().run, _called, handler.function, context)
+            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A plain function may hand on the coroutine of another one.
-        return await _awaited(result)
+        return await result if inspect.isawaitable(result) else result
 
 
 def _called(function: StepHandler, context: StepContext) -> Any:
@@ -262,10 +262,6 @@ def _called(function: StepHandler, context: StepContext) -> Any:
         return function(context)
     except StopIteration as error:
         raise RuntimeError("StopIteration") from error
-
-
-async def _awaited(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
 
 
 def outcome_of(name: str, result: object) -> Succeeded | Unusable:
