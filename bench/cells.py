@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bench.rows import Row, middle, values
+from bench.rows import Results, Row, middle, values
 
 
 def columns_of(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -32,3 +32,18 @@ def pair(rows: Sequence[Row], name: str, one: str, other: str) -> str:
 def number(value: float | None, digits: int) -> str:
     """Empty when it was not measured."""
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def where(results: Results, rounds: int) -> str:
+    """How much was measured, on what and when."""
+    machine = results.machine
+    return (
+        f"{rounds} {'short ' if results.quick else ''}round{'' if rounds == 1 else 's'}; {machine['cpus']} processors with a"
+        f" load of {machine['load_before']} by others before it began, Python {machine['python']}, {results.measured_at}."
+    )
+
+
+def by_process(rows: Sequence[Row], name: str, metric: str, processes: Sequence[str], digits: int) -> str:
+    """The medians of `metric` with the name of each process behind it; those that were not measured, or are 0, are left out."""
+    found = [(process, middle(rows, name, f"{metric} {process}")) for process in processes]
+    return ", ".join(f"{process} {number(used, digits)}" for process, used in found if used)

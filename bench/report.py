@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.cells import columns_of, number, pair, spread
+from bench.cells import by_process, columns_of, number, pair, spread, where
 from bench.outbox import page as outbox
 from bench.rows import RESULTS, Results, Row, middle, ratio, read, values
 
@@ -57,7 +57,7 @@ def table(results: Results) -> list[str]:
         ("one alone, ms", lambda rows, name: number(middle(rows, name, "alone p50"), 1)),
         ("commits a saga", lambda rows, name: number(middle(rows, name, "commits"), 3)),
         ("WAL a saga, B", lambda rows, name: number(middle(rows, name, "wal"), 0)),
-        ("CPU a saga, µs", _cpu),
+        ("CPU a saga, µs", lambda rows, name: by_process(rows, name, "cpu", PROCESSES, 0)),
     )
     measured = [name for name in CONTENDERS if values(results.rows, name, "throughput")]
     lines = [[title for title, _ in columns]]
@@ -68,11 +68,6 @@ def table(results: Results) -> list[str]:
 def _times(rows: Sequence[Row], name: str) -> str:
     times = ratio(rows, "throughput", "marty", name)
     return "" if times is None or name in {"marty", "bare http client"} else f"{times:.1f}x"
-
-
-def _cpu(rows: Sequence[Row], name: str) -> str:
-    found = [(process, middle(rows, name, f"cpu {process}")) for process in PROCESSES]
-    return ", ".join(f"{process} {value:,.0f}" for process, value in found if value)
 
 
 _HEAD: Final = """# Benchmarks
@@ -106,15 +101,9 @@ How to read it:
 
 def _sagas(results: Results) -> list[str]:
     rows = results.rows
-    machine = results.machine
     rounds = len(values(rows, "marty", "throughput"))
-    kind = f"{rounds} {'short ' if results.quick else ''}round{'' if rounds == 1 else 's'}"
-    where = (
-        f"{kind}; {machine['cpus']} processors with a load of {machine['load_before']} by others before it began, "
-        f"Python {machine['python']}, {results.measured_at}."
-    )
     half = [middle(rows, "marty", metric) for metric in ("half rate", "half rate p50", "half rate p99")]
-    lines = [_SAGA, where, "", *table(results), ""]
+    lines = [_SAGA, where(results, rounds), "", *table(results), ""]
     if None not in half:
         lines.append(
             f"At half of its rate ({half[0]:,.0f} sagas/s, open loop) a saga of Marty's takes {half[1]:.1f} ms (p50), {half[2]:.1f} ms (p99)."

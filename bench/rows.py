@@ -1,8 +1,11 @@
 """The raw results of a benchmark: one row per contender, round and metric."""
 
 import json
+import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -43,6 +46,17 @@ class Results:
         rows = ",\n".join("    " + json.dumps(asdict(row), ensure_ascii=False) for row in self.rows)
         path.write_text(json.dumps(head, indent=2, ensure_ascii=False)[:-2] + f',\n  "rows": [\n{rows}\n  ]\n}}\n')
         return path
+
+
+def results(rows: Sequence[Row], goals: Sequence[str], *, quick: bool, load_before: float) -> Results:
+    """Of a run on this machine that ends now; `load_before` is the load average by others before it began."""
+    machine = {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": round(load_before, 1),
+    }
+    return Results(datetime.now(UTC).isoformat(timespec="seconds"), machine, quick, rows, goals)
 
 
 def read(name: str) -> Results:

@@ -6,13 +6,11 @@ Rounds are interleaved, every round has a fresh database and is verified from th
 import argparse
 import asyncio
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
@@ -22,7 +20,7 @@ from bench.harness import turn
 from bench.peers import contenders
 from bench.peers.contenders import Contender
 from bench.peers.meter import meter
-from bench.rows import Results, Row
+from bench.rows import Row, results
 
 NAME: Final = "saga"
 
@@ -80,21 +78,10 @@ async def run(entries: Sequence[Entry], lengths: Lengths, quick: bool) -> int:
             for entry in entries if number % 2 else reversed(entries):
                 rows += await measured(entry, number, lengths)
     goals = goal_a(rows)
-    results = Results(
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        machine={
-            "cpus": os.cpu_count(),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-            "load_before": round(busy, 1),
-        },
-        quick=quick,
-        rows=rows,
-        goals=[goal.line for goal in goals],
-    )
-    results.write(NAME)
+    done = results(rows, [goal.line for goal in goals], quick=quick, load_before=busy)
+    done.write(NAME)
     report.write()
-    print("\n".join(["", *report.table(results), "", *results.goals]))
+    print("\n".join(["", *report.table(done), "", *done.goals]))
     return 0 if all(goal.met for goal in goals) else 1
 
 

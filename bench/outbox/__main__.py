@@ -7,12 +7,10 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -23,7 +21,7 @@ from bench.outbox.goals import goals
 from bench.outbox.ours import open_writer, urgent, writers
 from bench.outbox.outcome import Outcome
 from bench.outbox.work import drain, live
-from bench.rows import Results, Row
+from bench.rows import Row, results
 
 NAME: Final = "outbox"
 RATES: Final = (1_000, 5_000)
@@ -84,19 +82,11 @@ async def run(
                 told = ", ".join(f"{metric} {value:,.1f} {unit}" for metric, value, unit in outcome.figures)
                 print(f"round {number}, {name}, {time.perf_counter() - began:.0f} s: {told}", flush=True)
     found = goals(rows)
-    machine = {
-        "cpus": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "load_before": round(busy, 1),
-    }
-    results = Results(
-        datetime.now(UTC).isoformat(timespec="seconds"), machine, quick, rows, [goal.line for goal in found]
-    )
+    done = results(rows, [goal.line for goal in found], quick=quick, load_before=busy)
     if not (only or kinds or spec):
-        results.write(NAME)
+        done.write(NAME)
         report.write()
-    print("\n".join(["", *results.goals]))
+    print("\n".join(["", *done.goals]))
     return 0 if all(goal.met for goal in found) else 1
 
 

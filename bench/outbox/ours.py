@@ -12,12 +12,12 @@ from bench.outbox.outcome import Figures, Outcome, Void, numbered, pgbench, put,
 from bench.outbox.rows import Numbers
 from bench.outbox.topic import percentile
 from bench.outbox.work import CATCH_UP_SECONDS, DRAIN_SECONDS, HEAD
+from bench.peers.meter import WAL
 
 POISON_EVENTS: Final = 20
 #: Numbers of urgent events begin far behind those of the backlog.
 URGENT_FROM: Final = 1_000_000_000
 WARM_UP_SECONDS: Final = 5
-_WAL: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint"
 
 
 async def urgent(contender: Contender, events: int, rate: int) -> Outcome:
@@ -109,9 +109,9 @@ async def writers(contender: Contender | None, seconds: int) -> Outcome:
         await value(it.site.url, "CREATE TABLE business (id bigint GENERATED ALWAYS AS IDENTITY, note text)")
         own = "INSERT INTO business (note) VALUES ('an order of a customer')"
         script = ";\n".join(["BEGIN", own, *(["SELECT bench_put(1)"] if contender else []), "COMMIT"])
-        before = await value(it.site.url, _WAL)
+        before = await value(it.site.url, WAL)
         output = await pgbench(it, script, "-T", str(seconds))
-        wal = await value(it.site.url, _WAL) - before
+        wal = await value(it.site.url, WAL) - before
         written = await value(it.site.url, "SELECT count(*) FROM business")
         events = await numbered(it.site.url)
     if contender and events != written:

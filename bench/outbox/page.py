@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from string import Formatter
 from typing import Final
 
-from bench.cells import columns_of, number, pair, spread
+from bench.cells import by_process, columns_of, number, pair, spread, where
 from bench.rows import Results, Row, middle, ratio, values
 
 #: In the order of the table: what each contender is.
@@ -43,15 +43,10 @@ How to read it:
 
 def section(results: Results) -> list[str]:
     """As lines of Markdown."""
-    rows, machine = results.rows, results.machine
-    rounds = len(values(rows, "marty", "drain"))
-    where = (
-        f"{rounds} {'short ' if results.quick else ''}round{'' if rounds == 1 else 's'}; {machine['cpus']} processors with a load of"
-        f" {machine['load_before']} by others before it began, Python {machine['python']}, {results.measured_at}."
-    )
+    rows = results.rows
     return [
         _HEAD,
-        where,
+        where(results, len(values(rows, "marty", "drain"))),
         "",
         *table(rows),
         "",
@@ -72,7 +67,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         ("", lambda name: CONTENDERS[name][0]),
         ("drain, events/s", lambda name: spread(rows, name, "drain")),
         ("Marty does", lambda name: _times(rows, name)),
-        ("CPU an event in a drain, µs", lambda name: _cpu(rows, name)),
+        ("CPU an event in a drain, µs", lambda name: by_process(rows, name, "drain cpu", PROCESSES, 1)),
         ("live 1,000/s p50 / p99, ms", lambda name: pair(rows, name, "live 1000 p50", "live 1000 p99")),
         ("live 5,000/s p50 / p99, ms", lambda name: pair(rows, name, "live 5000 p50", "live 5000 p99")),
         ("CPU an event at 5,000/s, µs", lambda name: number(middle(rows, name, "live 5000 cpu"), 0)),
@@ -85,11 +80,6 @@ def table(rows: Sequence[Row]) -> list[str]:
 def _times(rows: Sequence[Row], name: str) -> str:
     times = ratio(rows, "drain", "marty", name)
     return "" if times is None or name == "marty" else f"{times:.1f}x"
-
-
-def _cpu(rows: Sequence[Row], name: str) -> str:
-    found = [(process, middle(rows, name, f"drain cpu {process}")) for process in PROCESSES]
-    return ", ".join(f"{process} {used:.1f}" for process, used in found if used)
 
 
 def _alone(rows: Sequence[Row]) -> list[str]:
