@@ -10,7 +10,6 @@ from typing import Final
 #: A batch that comes back within this time may be larger, one that needs four times as long is too large.
 PROMPT_SECONDS: Final = 0.025
 LATE: Final = 4
-LATE_SECONDS: Final = LATE * PROMPT_SECONDS
 #: How far the size moves away from the one in the spec, up and down.
 FACTOR: Final = 4
 

@@ -86,8 +86,9 @@ class TransactionalProducer(KafkaProducer):
     ) -> None:
         """Write the messages, and commit them together with a text that `fence` finds as the id's last one.
 
-        Fills `sent`, whose ends tell what was refused. The text is asked for when Kafka has the messages. Raises what `acknowledged` does, and LeaseLost when the id was
-        taken over: then, and after BrokerUnavailable, the next `fence` tells whether it was committed.
+        Fills `sent`, whose ends tell what was refused. The text is asked for when Kafka has the messages. Raises what
+        `acknowledged` does, and LeaseLost when the id was taken over: then, and after BrokerUnavailable, the next `fence`
+        tells whether it was committed.
         """
         client = self._transaction
         assert client is not None, "the producer was not started"

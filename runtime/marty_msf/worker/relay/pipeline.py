@@ -7,7 +7,8 @@ again in the same order. A crash between acknowledgement and position repeats ev
 The position never waits for a single event: what cannot be sent now (its topic is missing, its time has not come, Kafka
 refuses it, or an event of its aggregate before it is held) is taken over by `marty.outbox_held` in the transaction that
 moves the position past it; `held_sender` sends it later. Only the broker knows what it refuses, and its refusal ends the
-producer session: what it acknowledged is marked first, so that nothing of it is sent twice.
+producer session: what it acknowledged is marked first, lane by lane up to the first event that it did not; what Kafka has
+of a lane behind that one comes again.
 
 While more is waiting than one read brings, urgent events go out before older ones, each behind what is waiting of its
 aggregate (`urgent`).

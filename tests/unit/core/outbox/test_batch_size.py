@@ -1,6 +1,6 @@
 import math
 
-from marty_msf.core.outbox.batch_size import LATE_SECONDS, PROMPT_SECONDS, BatchSize
+from marty_msf.core.outbox.batch_size import LATE, PROMPT_SECONDS, BatchSize
 
 
 def test_full_batches_that_come_back_fast_grow_to_four_times_the_size_at_most() -> None:
@@ -20,7 +20,7 @@ def test_no_batch_is_larger_than_what_is_read_at_once() -> None:
 def test_late_batches_shrink_to_a_quarter_at_most() -> None:
     size = BatchSize(500, 5000, adapts=True)
     for _ in range(20):
-        size.acknowledged(10, LATE_SECONDS * 2)
+        size.acknowledged(10, LATE * PROMPT_SECONDS * 2)
     assert size.now == 125
 
 
