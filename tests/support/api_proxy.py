@@ -5,6 +5,7 @@ It speaks plain HTTP on loopback and carries the token of the test's own API ser
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import aiohttp
 from aiohttp import web
 
 from tests.support.cluster import Cluster
+from tests.support.waiting import eventually
 
 _HOP: Final = frozenset(
     {"host", "connection", "transfer-encoding", "content-length", "accept-encoding", "content-encoding"}
@@ -114,8 +116,15 @@ async def api_proxy(cluster: Cluster, directory: Path) -> AsyncIterator[ApiProxy
     """Writes `directory/kubeconfig`, which points to the proxy."""
     config = json.loads(cluster.kubeconfig.read_text())
     upstream, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
+    sockets: list[socket.socket] = []
+
+    def opened(address: aiohttp.AddrInfoType) -> socket.socket:
+        sockets.append(socket.socket(*address[:3]))
+        sockets[-1].setblocking(False)
+        return sockets[-1]
+
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=False, limit=0),
+        connector=aiohttp.TCPConnector(ssl=False, limit=0, socket_factory=opened),
         timeout=aiohttp.ClientTimeout(total=None),
         headers={"Authorization": f"Bearer {token}"},
     ) as session:
@@ -134,6 +143,12 @@ async def api_proxy(cluster: Cluster, directory: Path) -> AsyncIterator[ApiProxy
         finally:
             proxy.flowing.set()
             await runner.cleanup()
+    # A request that was cut off, as those of a killed operator are, ends its TLS with the server after the session has gone.
+    await eventually(lambda: asyncio.sleep(0, open_of(sockets)), lambda left: not left, seconds=60)
+
+
+def open_of(sockets: list[socket.socket]) -> list[socket.socket]:
+    return [found for found in sockets if found.fileno() >= 0]
 
 
 def _kubeconfig(url: str) -> str:

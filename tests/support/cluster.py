@@ -1,4 +1,4 @@
-"""A Kubernetes API that the tests made themselves, reached with the local cluster's own kubectl and helm.
+"""A Kubernetes API that the tests made themselves, reached directly and with the local cluster's own kubectl and helm.
 
 Nothing here reads KUBECONFIG or a default context: a test never touches a cluster that it was merely pointed to.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dev.cluster.layout import API_URL, Layout
+from tests.support.api import Api, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +34,23 @@ class Cluster:
         """`kubectl get … -o json`, parsed."""
         return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
 
-    def apply(self, *documents: Mapping[str, Any], check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Server-side apply, the way a GitOps tool does it."""
-        text = "\n---\n".join(json.dumps(document) for document in documents)
-        return self.kubectl("apply", "--server-side", "--field-manager=tests", "-f", "-", input=text, check=check)
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        """Server-side apply, the way a GitOps tool does it. Raises Refused."""
+        for document in documents:
+            self.api.apply(document)
+
+    def refusal(self, document: Mapping[str, Any]) -> str:
+        """What is said to who applies this; fails when it is accepted."""
+        try:
+            self.api.apply(document)
+        except Refused as refused:
+            return str(refused)
+        raise AssertionError(f"{document['kind']} {document['metadata']['name']} was accepted")
+
+    @property
+    def api(self) -> Api:
+        """The same API server without kubectl."""
+        return Api.of(self.kubeconfig)
 
     def _run(self, command: Sequence[str], text: str | None, check: bool) -> subprocess.CompletedProcess[str]:
         answer = subprocess.run(

@@ -1,10 +1,10 @@
 """A namespace of a test's own on the local cluster, with the few questions that tests ask about resources in it."""
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from marty_msf.core.resources.spec import API_VERSION
 from tests.support.cluster import Cluster
@@ -44,12 +44,12 @@ class Space:
 
     async def find(self, kind: str, name: str) -> dict[str, Any]:
         """Empty when it does not exist."""
-        text = await self.kubectl("get", kind, name, "-o", "json", "--ignore-not-found")
-        return dict(json.loads(text)) if text.strip() else {}
+        return await asyncio.to_thread(self.cluster.api.get, kind, self.namespace, name)
 
     async def names(self, kind: str, selector: str = "") -> set[str]:
         """Of all objects of a kind that are not being deleted."""
-        items = json.loads(await self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        query = f"?labelSelector={quote(selector)}"
+        items = (await asyncio.to_thread(self.cluster.api.get, kind, self.namespace, query=query))["items"]
         return {item["metadata"]["name"] for item in items if "deletionTimestamp" not in item["metadata"]}
 
     async def until(
