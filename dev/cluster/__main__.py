@@ -34,12 +34,14 @@ def main(arguments: Sequence[str]) -> int:
 def _up(layout: Layout, options: argparse.Namespace) -> int:
     if options.only:
         bridge = network.bridge_exists()
-        tasks = [up.packages_task(packages.SERVERS), *up.server_tasks(layout, options.only, bridge=bridge)]
+        servers = up.server_tasks(layout, options.only, bridge=bridge, durable=not options.in_memory)
+        tasks = [up.packages_task(packages.SERVERS), *servers]
         tasks = [_without_network(task) for task in tasks]
     else:
         up.require_root()
         needed = packages.SERVERS | packages.KUBERNETES | packages.IMAGES
-        tasks = [*up.cluster_tasks(layout), up.packages_task(needed), *up.server_tasks(layout, SERVERS, bridge=True)]
+        servers = up.server_tasks(layout, SERVERS, bridge=True, durable=not options.in_memory)
+        tasks = [*up.cluster_tasks(layout), up.packages_task(needed), *servers]
         if options.images:
             build = ImageBuild(layout)
             tasks += [*build.tasks(), build.load_task("containerd")]
@@ -132,6 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         "--only", type=_servers, metavar="postgres,kafka", help="these servers on loopback, no cluster"
     )
     command.add_argument("--images", action="store_true", help="also build our images and load them")
+    command.add_argument(
+        "--in-memory",
+        action="store_true",
+        help="Postgres keeps its data in memory: for tests, which make and drop databases all the time",
+    )
     command.set_defaults(act=_up)
     command = commands.add_parser("images", help="build our images; load them when the cluster runs")
     command.add_argument("--context", type=Path, metavar="DIR", help="also write the build context for `docker build`")

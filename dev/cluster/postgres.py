@@ -35,24 +35,26 @@ SETTINGS: Final = {
 }
 
 
-def daemon(layout: Layout, *, bridge: bool) -> Daemon:
-    """`bridge`: also listen on the node's address, for pods."""
-    data = data_directory(layout)
-    inputs = (config(bridge=bridge), access_rules(bridge=bridge))
+def daemon(layout: Layout, *, bridge: bool, durable: bool = True) -> Daemon:
+    """`bridge`: also listen on the node's address, for pods. `durable`: see data_directory."""
+    data = data_directory(layout, durable=durable)
+    inputs = (config(bridge=bridge, durable=durable), access_rules(bridge=bridge))
     address = ", ".join(f"{host}:{POSTGRES_PORT}" for host in _hosts(bridge=bridge))
     argv = (*as_server_user(), str(PROGRAMS / "postgres"), "-D", str(data))
     # SIGINT ends connections and then the server; SIGTERM would wait for clients to leave.
     return Daemon("postgres", argv, address, inputs=inputs, stop_signal=signal.SIGINT)
 
 
-def prepare(layout: Layout, *, bridge: bool) -> None:
+def prepare(layout: Layout, *, bridge: bool, durable: bool = True) -> None:
     """Initialise the data directory once and write the configuration."""
-    data = data_directory(layout)
+    data = data_directory(layout, durable=durable)
     if not data.exists():
-        layout.state.mkdir(parents=True, exist_ok=True)
+        data.parent.mkdir(parents=True, exist_ok=True)
+        if not durable and os.geteuid() == 0 and not data.parent.is_mount():
+            run(["mount", "-t", "tmpfs", "-o", "mode=0755", "marty-dev", data.parent])
         with made_whole(data) as draft:
             initialise(draft, password(layout))
-    changed = write_if_changed(data / "postgresql.conf", config(bridge=bridge))
+    changed = write_if_changed(data / "postgresql.conf", config(bridge=bridge, durable=durable))
     changed |= write_if_changed(data / "pg_hba.conf", access_rules(bridge=bridge))
     if changed:
         for name in ("postgresql.conf", "pg_hba.conf"):
@@ -63,8 +65,10 @@ def is_ready() -> bool:
     return succeeds([PROGRAMS / "pg_isready", "-q", "-h", LOOPBACK, "-p", str(POSTGRES_PORT), "-t", "2"])
 
 
-def data_directory(layout: Layout) -> Path:
-    return layout.state / "postgres"
+def data_directory(layout: Layout, *, durable: bool) -> Path:
+    """Without `durable` in memory, if we may: a file system that makes and deletes the files of a database, again and
+    again, takes longer for it than the tests between that."""
+    return layout.state / "postgres" if durable else layout.state / "memory" / "postgres"
 
 
 def password(layout: Layout) -> str:
@@ -79,9 +83,10 @@ def url(layout: Layout, host: str = LOOPBACK) -> str:
     return f"postgresql://{POSTGRES_USER}:{password(layout)}@{host}:{POSTGRES_PORT}/postgres"
 
 
-def config(*, bridge: bool) -> str:
+def config(*, bridge: bool, durable: bool = True) -> str:
     addresses = ",".join(_hosts(bridge=bridge))
-    lines = [f"listen_addresses = '{addresses}'", *(f"{name} = {value}" for name, value in SETTINGS.items())]
+    settings = SETTINGS if durable else SETTINGS | {"fsync": "off", "max_wal_size": "1GB"}
+    lines = [f"listen_addresses = '{addresses}'", *(f"{name} = {value}" for name, value in settings.items())]
     return "\n".join([*lines, ""])
 
 

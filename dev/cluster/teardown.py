@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dev.cluster import content_store, daemons, network, pki
+from dev.cluster import content_store, daemons, network, pki, postgres
 from dev.cluster.commands import run, succeeds
 from dev.cluster.errors import ClusterError
 from dev.cluster.files import remove
@@ -21,7 +21,7 @@ STARTERS: Final = ("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-m
 SHIM: Final = "containerd-shim-runc-v2"
 POD_GRACE_SECONDS: Final = 2.0
 # The next `up` starts with empty servers, so that a test or a demo can be repeated. Images stay, they cost most.
-DATA: Final = ("etcd", "kubelet", "podlogs", "ipam", "postgres", "kafka", "kube", "cfg", "run")
+DATA: Final = ("etcd", "kubelet", "podlogs", "ipam", "postgres", "memory", "kafka", "kube", "cfg", "run")
 
 
 def take_down(layout: Layout, progress: Progress) -> None:
@@ -81,7 +81,7 @@ def is_daemon_command(arguments: list[str], layout: Layout) -> bool:
     if program == SHIM:
         return str(layout.containerd_socket) in arguments
     if program.startswith("postgres") or program == "setpriv":
-        return str(layout.state / "postgres") in arguments
+        return any(str(postgres.data_directory(layout, durable=durable)) in arguments for durable in (True, False))
     if program == "java":
         return f"-Dmarty.state={layout.state}/" in arguments
     if program == "containerd":

@@ -28,12 +28,12 @@ from dev.cluster.progress import Step
 from dev.cluster.tasks import Task
 
 
-def server_tasks(layout: Layout, names: frozenset[str], *, bridge: bool) -> list[Task]:
-    """Postgres and Kafka, or one of them. With `bridge` they wait for the task `network`."""
+def server_tasks(layout: Layout, names: frozenset[str], *, bridge: bool, durable: bool = True) -> list[Task]:
+    """Postgres and Kafka, or one of them. With `bridge` they wait for the task `network`; `durable`: see postgres.daemon."""
     needs = ("packages", "network") if bridge else ("packages",)
     tasks = []
     if "postgres" in names:
-        tasks.append(Task("postgres", "PostgreSQL", lambda _: _postgres(layout, bridge), needs))
+        tasks.append(Task("postgres", "PostgreSQL", lambda _: _postgres(layout, bridge, durable), needs))
     if "kafka" in names:
         tasks.append(Task("jars", "Kafka's jars", lambda step: _ignore(kafka.fetch(layout, step)), ("packages",)))
         tasks.append(Task("kafka", "Kafka", lambda _: _kafka(layout, bridge), (*needs, "jars")))
@@ -106,9 +106,9 @@ def _run(daemon: Daemon, layout: Layout, ready: Callable[[], bool], seconds: flo
     daemons.await_ready(daemon.name, layout, ready, seconds=seconds)
 
 
-def _postgres(layout: Layout, bridge: bool) -> None:
-    postgres.prepare(layout, bridge=bridge)
-    _run(postgres.daemon(layout, bridge=bridge), layout, postgres.is_ready)
+def _postgres(layout: Layout, bridge: bool, durable: bool) -> None:
+    postgres.prepare(layout, bridge=bridge, durable=durable)
+    _run(postgres.daemon(layout, bridge=bridge, durable=durable), layout, postgres.is_ready)
 
 
 def _kafka(layout: Layout, bridge: bool) -> None:

@@ -35,6 +35,7 @@ def test_every_daemon_names_the_state_directory_so_that_its_pid_can_be_recognise
         control_plane.proxy_daemon(LAYOUT),
         control_plane.coredns(LAYOUT),
         postgres.daemon(LAYOUT, bridge=True),
+        postgres.daemon(LAYOUT, bridge=True, durable=False),
         kafka.daemon(LAYOUT, bridge=False),
     ]
     for daemon in found:
