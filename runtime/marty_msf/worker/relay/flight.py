@@ -52,6 +52,11 @@ class Flight:
     #: None while it is being handed over.
     sent: Sequence[Sent] | None = None
 
+    @property
+    def acknowledged(self) -> bool:
+        """Whether Kafka has answered for all of it, well or not."""
+        return self.sent is not None and all(sent.acknowledged.done() for sent in self.sent)
+
     def settled(self, lost: AbstractSet[int], refused: Mapping[int, Refusal]) -> "Settled":
         """What is done when the rows with these ids are not acknowledged: each lane up to the first that is lost."""
         if not (lost or refused or self.held or self.passed or self.ahead):

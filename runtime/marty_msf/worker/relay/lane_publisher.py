@@ -37,6 +37,8 @@ _Write: TypeAlias = asyncio.Future[None]
 class LanePublisher:
     """A Publisher, whose every Sent is what a batch has of one lane: its partition is the lane, its topic is empty."""
 
+    waits_for_writes = True
+
     def __init__(self, producer: Producer, sessions: LaneSessions, rules: Rules, shared: Shared) -> None:
         """`producer` tells about topics only."""
         self._producer = producer

@@ -1,4 +1,4 @@
-"""The relay's loop: read a window, send it, and write the position once Kafka has it; the next read overlaps the acks.
+"""The relay's loop: read a window, send it, and read on while Kafka acknowledges it and its position is written (`settling`).
 
 Order: rows of a window are sent in id order by one producer session, a batch's position is written only after all of
 its acknowledgements and after the positions of the batches before it. After any doubt everything unacknowledged is sent
@@ -16,32 +16,33 @@ aggregate (`urgent`).
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
-from marty_msf.core.errors import BatchTooLarge, NotSent, PoisonBatch, PoisonEvent, TopicUnavailable
 from marty_msf.core.outbox.batch_size import BatchSize
-from marty_msf.core.windows import Position
 from marty_msf.store import outbox_held, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.producer import Producer
-from marty_msf.worker.groups import TaskGroup, first_error, to_its_end
+from marty_msf.worker.groups import TaskGroup, first_error
+from marty_msf.worker.relay.adopting import Who
 from marty_msf.worker.relay.batch import ID, LANE, Batch, split
 from marty_msf.worker.relay.choosing import choose
-from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, Settled, gone
+from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, gone
 from marty_msf.worker.relay.publishing import Publisher, SessionPublisher
 from marty_msf.worker.relay.reading import Reading, read
 from marty_msf.worker.relay.rules import Rules
+from marty_msf.worker.relay.settling import Settler
 from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.urgent import Urgent
 from marty_msf.worker.relay.work import Work
 
-#: What ends a producer's session while the broker is there; NotSent may be told before the refusal that it is due to.
-REFUSALS: Final = (PoisonEvent, PoisonBatch, BatchTooLarge, TopicUnavailable, NotSent)
+#: After a read that found nothing, before the next one, while something is on its way: it doubles from the first to the
+#: last, unless what is on its way is written down before.
+FIRST_LOOK_SECONDS: Final = 0.001
+LAST_LOOK_SECONDS: Final = 0.032
 #: Before a topic that is missing is looked for again.
 MISSING_SECONDS: Final = 1
 
@@ -79,9 +80,6 @@ class Relay:
         """`publisher` in place of one session of `producer` for all lanes."""
         self._pool = pool
         self._publisher: Publisher = publisher or SessionPublisher(producer, rules, shared)
-        self._scope = scope
-        self._holder = holder
-        self._resource = resource
         self._rules = rules
         self._shared = shared
         self._limits = limits
@@ -91,8 +89,10 @@ class Relay:
         self._urgent = Urgent(rules.weights)
         self._lanes: dict[int, Lane] = {}
         self._work = Work()
-        self._spoiled = False
-        self._settled = asyncio.Condition()
+        self._look_seconds = FIRST_LOOK_SECONDS
+        self._settler = Settler(
+            pool, self._publisher, Who(scope, holder, resource), rules, shared, self._lanes, self._size
+        )
 
     async def gained(self, epochs: Mapping[int, int]) -> None:
         """Load where these lanes stand, and what of them is held or went ahead."""
@@ -120,10 +120,7 @@ class Relay:
             state.draining = True
             self._shared.epochs.pop(lane, None)
         self._work.drop(mine.keys())
-        async with self._settled:
-            await self._settled.wait_for(
-                lambda: not any(flight.lanes.keys() & mine.keys() for flight in self._work.flights)
-            )
+        await self._settler.finish_lanes(mine.keys())
         async with self._shared.sending_held:  # what is held of them is not being sent any more
             for lane, state in mine.items():
                 if self._lanes.get(lane) is state:
@@ -140,20 +137,19 @@ class Relay:
     async def restart(self, producer: Producer) -> None:
         """After an error of the broker: send with a new producer, from the stored positions on."""
         self._publisher.restart(producer)
-        self._spoiled = False
+        self._settler.refused = False
         await self.forget()
 
     async def forget(self) -> None:
         """Forget what was read or sent and not settled: the stored positions are where everything goes on."""
+        await self._settler.forget()
         for state in self._lanes.values():
             state.sent = state.read = state.stored
         self._shared.keys.forget()
         self._shared.ahead.forget()
         self._urgent.reset()
         self._publisher.forget()
-        async with self._settled:
-            self._work = Work()
-            self._settled.notify_all()
+        self._work = Work()
 
     async def run_once(self) -> Pass:
         """One step of the pipeline: settle what was sent before, send what is ready and read on, all at once.
@@ -165,29 +161,36 @@ class Relay:
             async with TaskGroup() as tasks:
                 wanted = len(self._work.ready) < self._rules.in_flight
                 reading = tasks.create_task(self._read()) if wanted else None
-                moving = tasks.create_task(self._move(reading))
+                sending = tasks.create_task(self._send_ready(reading))
+            await self._settler.check()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         found = reading is not None and reading.result()
-        moved, published = moving.result()
-        if self._spoiled:
-            await self.forget()
+        if found or sending.result():
+            self._look_seconds = FIRST_LOOK_SECONDS
+        else:
+            await self._settler.pause(self._look_seconds)
+            self._look_seconds = min(2 * self._look_seconds, LAST_LOOK_SECONDS)
+        spoiled = self._settler.refused
+        if spoiled:
+            await self._salvage()
         return Pass(
-            published=published,
-            idle=not (found or moved or self._work.flights),
+            published=self._settler.take_published(),
+            idle=not (found or sending.result() or self._settler.flights or spoiled),
             blocked=sum(map(self._shared.keys.full, self._lanes)),
-            spoiled=self._spoiled,
+            spoiled=spoiled,
         )
 
     async def finish(self) -> int:
         """Settle everything in flight, in order; returns the number of events published."""
-        published = 0
-        while self._work.flights:
-            published += await self._settle()
-            if self._spoiled:
-                published += await self._store(await self._publisher.salvage(tuple(self._work.flights)))
-                await self.forget()
-        return published
+        await self._settler.finish()
+        if self._settler.refused:
+            await self._salvage()
+        return self._settler.take_published()
+
+    async def _salvage(self) -> None:
+        await self._settler.salvage()
+        await self.forget()
 
     @property
     def lanes(self) -> Collection[int]:
@@ -229,31 +232,22 @@ class Relay:
         batches = split(found.rows, found.start, found.after, self._size.now)
         self._work.ready.extend(part for part in (batch.without(lost) for batch in batches) if part.rows)
 
-    async def _move(self, reading: "asyncio.Task[bool] | None") -> tuple[bool, int]:
-        """Settle and send, side by side, until the read is back: (whether there was anything, events published)."""
-        moved, published = False, 0
-        while self._work.flights or self._work.waiting:
-            moved = True
-            async with TaskGroup() as tasks:
-                settling = tasks.create_task(self._settle()) if self._work.flights else None
-                if self._work.waiting:
-                    tasks.create_task(self._send_ready(settling))
-            published += settling.result() if settling else 0
-            if self._spoiled:
-                published += await self._store(await self._publisher.salvage(tuple(self._work.flights)))
+    async def _send_ready(self, reading: "asyncio.Task[bool] | None") -> bool:
+        """Send what is ready, as soon as there is room for it, until the read is back; whether anything was."""
+        settler, sent = self._settler, False
+        while self._work.waiting and not (settler.refused or settler.failed):
+            if settler.has_room:
+                await self._send()
+                sent = True
+            elif sent if reading is None else reading.done():
                 break
-            if reading is None or reading.done():
-                break
-        return moved, published
+            else:
+                settler.moved.clear()
+                await _first(reading, settler.moved)
+        return sent
 
-    async def _send_ready(self, settling: "asyncio.Task[int] | None") -> None:
-        """Send what is ready; while a position is being written there is time to send more than one batch."""
-        while not self._spoiled and len(self._work.flights) < self._rules.in_flight and await self._send():
-            if settling is None or settling.done():
-                return
-
-    async def _send(self) -> bool:
-        """Hand the next batch to the producer; False when there is none."""
+    async def _send(self) -> None:
+        """Hand the next batch to the producer, if there is any left."""
         partitions: dict[str, int] = {}
         while (level := self._urgent.next(self._work.waiting)) is not None:
             batch = self._work.peek(level)
@@ -264,7 +258,7 @@ class Relay:
                 if not partitions[topic]:
                     self._shared.miss(topic, MISSING_SECONDS)
         else:
-            return False
+            return
         batch = self._work.pop(level)
         ahead = not batch.after
         choice = choose(
@@ -285,7 +279,7 @@ class Relay:
         held, passed = (NOTHING, NOTHING) if ahead else (choice.held, choice.passed)
         # Before the first byte leaves: who drains a lane must wait for this batch.
         flight = Flight(batch, states, partitions, rows, held, passed, ahead, time.monotonic())
-        self._work.flights.append(flight)
+        self._settler.add(flight)
         self._work.note_sent(flight)
         if ahead:
             for row in rows:
@@ -293,72 +287,13 @@ class Relay:
         for lane, position in batch.after.items():
             states[lane].sent = position
         flight.sent = await self._publisher.send(flight)
-        return True
+        self._settler.sent(flight)
 
-    async def _settle(self) -> int:
-        """Wait for the oldest batch's acknowledgements and write the position behind it and behind all done after it."""
-        work = self._work
-        done: list[Flight] = []
-        for flight in tuple(work.flights):
-            if flight.sent is None or (done and not all(sent.acknowledged.done() for sent in flight.sent)):
-                break
-            try:
-                await self._publisher.acknowledged(flight.sent)
-            except REFUSALS:
-                self._spoiled = True
-                break
-            self._size.acknowledged(len(flight.rows), time.monotonic() - flight.started_at)
-            done.append(flight)
-        published = await self._store([(flight, flight.settled(NOTHING, {})) for flight in done])
-        self._publisher.stored(done)
-        async with self._settled:
-            for _ in done:
-                work.flights.popleft()
-            self._settled.notify_all()
-        return published
 
-    async def _store(self, done: Sequence[tuple[Flight, Settled]]) -> int:
-        """Write what is settled for the lanes that are still ours since they were read."""
-        lanes: dict[int, Lane] = {}
-        positions: dict[int, Position] = {}
-        whole = Settled(positions, published=Counter())
-        for flight, settled in done:
-            ours = settled.without({lane for lane, state in flight.lanes.items() if self._lanes.get(lane) is not state})
-            lanes.update((lane, flight.lanes[lane]) for lane in ours.lanes())
-            positions.update(ours.positions)
-            whole.published.update(ours.published)
-            whole.held.update(ours.held)
-            whole.ahead.update(ours.ahead)
-            whole.passed.update(ours.passed)
-        if not lanes:
-            return 0
-        # An error of the broker cancels what goes on beside it: a position that is stored and not remembered would let
-        # its events be sent, and counted, once more.
-        await to_its_end(self._write(lanes, whole))
-        return whole.published.total()
-
-    async def _write(self, lanes: Mapping[int, Lane], settled: Settled) -> None:
-        epochs = {lane: state.epoch for lane, state in lanes.items()}
-        exceptions = outbox_position.Exceptions(
-            {id_: refusal for id_, (_, refusal) in settled.held.items()}, settled.ahead, list(settled.passed)
-        )
-        with translate():
-            async with self._shared.writing, self._pool.acquire() as conn:
-                held = await outbox_position.store(
-                    conn,
-                    self._scope,
-                    self._holder,
-                    self._resource,
-                    epochs,
-                    settled.positions,
-                    settled.published,
-                    exceptions,
-                    dead_block=self._rules.dead_block,
-                )
-        for lane, position in settled.positions.items():
-            lanes[lane].stored = position
-        if exceptions:
-            self._shared.suspect.difference_update(settled.held)
-            self._shared.keys.stored(settled.held_keys(), held)
-            self._shared.ahead.stored(settled.ahead)
-            self._shared.ahead.passed(settled.passed)
+async def _first(reading: "asyncio.Task[bool] | None", moved: asyncio.Event) -> None:
+    """Until one of the two is done."""
+    waiting = asyncio.create_task(moved.wait())
+    try:
+        await asyncio.wait([waiting, reading] if reading else [waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()

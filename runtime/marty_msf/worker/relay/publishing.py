@@ -20,6 +20,9 @@ SALVAGE_SECONDS: Final = 12
 class Publisher(Protocol):
     """What the pipeline needs: batches go out in the order in which they are given."""
 
+    #: Whether a batch is acknowledged only after the write to the database behind the one before.
+    waits_for_writes: bool
+
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
         """Partitions of each topic; 0 for one that is missing or forbidden to us."""
         ...
@@ -61,6 +64,8 @@ def parts(
 
 class SessionPublisher:
     """One producer session for all lanes."""
+
+    waits_for_writes = False
 
     def __init__(self, producer: Producer, rules: Rules, shared: Shared) -> None:
         self._producer = producer

@@ -1,4 +1,4 @@
-"""Everything between the outbox and the stored position, in memory."""
+"""What was read and not sent, in memory."""
 
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Sequence
@@ -21,11 +21,10 @@ class Level(StrEnum):
 
 @dataclass(slots=True)
 class Work:
-    """Batches read and not sent, batches sent and not settled."""
+    """Batches that wait for their turn."""
 
     ready: deque[Batch] = field(default_factory=deque)
     urgent: defaultdict[Level, deque[Batch]] = field(default_factory=lambda: defaultdict(deque))
-    flights: deque[Flight] = field(default_factory=deque)
     #: Ids sent, held or passed over since what is urgent was read.
     sent_meanwhile: set[int] = field(default_factory=set)
     _reading: int = 0
