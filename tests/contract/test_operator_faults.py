@@ -102,6 +102,8 @@ async def test_a_settled_resource_is_not_written_again(space: Space, private: Op
     async with private.running():
         await space.apply("OutboxRelay", "orders", idle(space))
         await applied(space, "orders", 500, 30)
+        # The Event about the status is written behind it.
+        await eventually(lambda: event_was_written(private.proxy), seconds=30)
         passes = len(private.proxy.calls)
         # Three more passes read the resource; none of them has anything to write.
         await eventually(lambda: reads(private.proxy, passes), lambda count: count >= 3, seconds=60, every=0.2)
@@ -138,6 +140,10 @@ async def test_an_empty_secret_key_is_called_empty(space: Space, private: Operat
             "OutboxRelay", "orders", "Reconciling", "True", "SecretKeyMissing", seconds=30
         )
         assert "key 'uri' of Secret 'empty' is empty" in found["message"]
+
+
+async def event_was_written(proxy: ApiProxy) -> bool:
+    return any(call.path.endswith("/events") for call in proxy.calls)
 
 
 async def reads(proxy: ApiProxy, since: int) -> int:

@@ -12,7 +12,7 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.postgres, pytest.mark.timeout(60)]
 
 LISTENER = """
-SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%'
+SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query ILIKE 'LISTEN%' AND state = 'idle'
 """
 
 
