@@ -64,7 +64,7 @@ async def drained_under(
         try:
             await eventually(lambda: unpublished(conn), lambda left: left <= 0, seconds=90)
             assert await unpublished(conn) == 0, "something was marked twice"
-            await eventually(lambda: holders(conn), lambda found: found == {"first": 32, "second": 32}, seconds=30)
+            await eventually(lambda: holders(conn), lambda found: found == {"first": 32, "second": 32}, seconds=90)
         finally:
             await conn.close()
         await eventually(first.reasons, lambda found: not found)
