@@ -23,7 +23,8 @@ class Rules:
     #: A batch that Kafka acknowledges within this time may be larger.
     prompt_seconds: float
     prefetch: int
-    #: Batches sent and not yet settled at most; a crash repeats at most these.
+    #: Batches that wait for their acknowledgement at most, and as many events as full ones have that wait to be written down:
+    #: a crash repeats at most these.
     in_flight: int
     weights: Mapping[Level, int]
     attempts: AttemptRules

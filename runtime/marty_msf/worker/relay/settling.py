@@ -58,7 +58,7 @@ class Settler:
         self._written_at = 0.0
         self._hurry = asyncio.Event()
         self._changed = asyncio.Condition()
-        #: Set at each acknowledgement, and when the task ends.
+        #: Set at each acknowledgement, at each write, and when the task ends.
         self.moved = asyncio.Event()
         #: The producer's session is over, by a refusal; until a new one is given.
         self.refused = False
@@ -70,8 +70,13 @@ class Settler:
 
     @property
     def has_room(self) -> bool:
-        """Whether fewer batches wait for their acknowledgement than may."""
-        return sum(not flight.acknowledged for flight in self._flights) < self._rules.in_flight
+        """Whether less waits for an acknowledgement, or to be written down, than may: in batches, of full ones."""
+        most = self._rules.in_flight
+        return sum(not flight.acknowledged for flight in self._flights) < most and self._events < most * self._size.now
+
+    @property
+    def _events(self) -> int:
+        return sum(len(flight.rows) for flight in self._flights)
 
     @property
     def failed(self) -> bool:
@@ -167,6 +172,7 @@ class Settler:
             for _ in done:
                 self._flights.popleft()
             self._hurry.clear()
+            self.moved.set()
             self._changed.notify_all()
 
     async def _is_acknowledged(self, flight: Flight) -> bool:
@@ -180,8 +186,7 @@ class Settler:
     async def _rest(self) -> None:
         """Until the next write is due."""
         seconds = self._written_at + WRITE_SECONDS - time.monotonic()
-        many = sum(len(flight.rows) for flight in self._flights) >= self._rules.batch_size
-        if seconds <= 0 or many or self._publisher.waits_for_writes:
+        if seconds <= 0 or self._events >= self._rules.batch_size or self._publisher.waits_for_writes:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
