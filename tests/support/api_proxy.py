@@ -114,8 +114,6 @@ def _drop(request: web.Request) -> web.Response:
 @asynccontextmanager
 async def api_proxy(cluster: Cluster, directory: Path) -> AsyncIterator[ApiProxy]:
     """Writes `directory/kubeconfig`, which points to the proxy."""
-    config = json.loads(cluster.kubeconfig.read_text())
-    upstream, token = config["clusters"][0]["cluster"]["server"], config["users"][0]["user"]["token"]
     sockets: list[socket.socket] = []
 
     def opened(address: aiohttp.AddrInfoType) -> socket.socket:
@@ -126,9 +124,9 @@ async def api_proxy(cluster: Cluster, directory: Path) -> AsyncIterator[ApiProxy
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=False, limit=0, socket_factory=opened),
         timeout=aiohttp.ClientTimeout(total=None),
-        headers={"Authorization": f"Bearer {token}"},
+        headers={"Authorization": f"Bearer {cluster.api.token}"},
     ) as session:
-        proxy = ApiProxy(_session=session, _upstream=upstream)
+        proxy = ApiProxy(_session=session, _upstream=f"https://{cluster.api.host}")
         proxy.flowing.set()
         app = web.Application(client_max_size=16 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", proxy.handle)

@@ -165,8 +165,8 @@ class Relay:
             await self._settler.check()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
-        found = reading is not None and reading.result()
-        if found or sending.result():
+        busy = sending.result() or (reading is not None and reading.result())
+        if busy:
             self._look_seconds = FIRST_LOOK_SECONDS
         else:
             await self._settler.pause(self._look_seconds)
@@ -176,7 +176,7 @@ class Relay:
             await self._salvage()
         return Pass(
             published=self._settler.take_published(),
-            idle=not (found or sending.result() or self._settler.flights or spoiled),
+            idle=not (busy or self._settler.flights or spoiled),
             blocked=sum(map(self._shared.keys.full, self._lanes)),
             spoiled=spoiled,
         )
