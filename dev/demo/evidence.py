@@ -31,6 +31,10 @@ ACTIVE: Final = """
 SELECT count(*) FROM marty.saga_instance
  WHERE resource = $1 AND state IN ('Pending', 'Running', 'Compensating')
 """
+ENDED: Final = """
+SELECT count(*) FROM marty.saga_instance
+ WHERE resource = $1 AND state NOT IN ('Pending', 'Running', 'Compensating')
+"""
 UNTOLD: Final = """
 SELECT (SELECT count(*) FROM orders.orders)
      - (SELECT count(*) FROM public.order_summary WHERE status IN ('confirmed', 'cancelled'))
@@ -46,6 +50,11 @@ async def order_ids(database: asyncpg.Connection) -> frozenset[str]:
 async def active_sagas(database: asyncpg.Connection) -> int:
     """Instances that have begun and not ended."""
     return int(await database.fetchval(ACTIVE, SAGA))
+
+
+async def ended_sagas(database: asyncpg.Connection) -> int:
+    """Instances that have ended, or wait for a person."""
+    return int(await database.fetchval(ENDED, SAGA))
 
 
 async def unfinished(database: asyncpg.Connection) -> int:

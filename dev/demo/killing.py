@@ -2,25 +2,29 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
 
 from dev.cluster.errors import ClusterError
-from dev.demo.evidence import active_sagas
+from dev.demo.evidence import active_sagas, ended_sagas
 from dev.demo.kubectl import Kubectl
 from dev.demo.load import Shopper
 from dev.demo.manifests import NAMESPACE
 from dev.demo.target import RESOURCES, Pod, Target, ready_pod, steadiest_pod
 
+#: Sagas of the burst that end before the kill: it strikes workers that are at work.
+ENDED_WANTED: Final = 20
 #: Sagas that must be active when the workers are killed.
 ACTIVE_NEEDED: Final = 20
-#: The kill waits for some more, because sagas go on ending until it strikes.
+#: The kill waits for some more: a declined card's saga goes on ending until it strikes.
 ACTIVE_WANTED: Final = 40
+#: However fast the machine is, sagas gather in the middle of their charge: the payment service's database makes it wait.
+HOLD_CHARGES: Final = "LOCK TABLE payments.entries IN SHARE MODE"
 POLL_SECONDS: Final = 0.01
-STARTED_SECONDS: Final = 30.0
+REACHED_SECONDS: Final = 30.0
 REPLACED_SECONDS: Final = 60.0
 
 
@@ -40,7 +44,7 @@ async def burst_with_kill(
     pods = await asyncio.to_thread(_one_of_each, target.kubectl)
     async with asyncio.TaskGroup() as group:
         orders = group.create_task(shopper.burst(bodies))
-        killed = await _kill(target, database, pods, orders)
+        killed = await _kill(target, database, pods)
     await asyncio.to_thread(_await_replaced, target.kubectl, pods)
     return orders.result(), killed
 
@@ -49,19 +53,14 @@ def _one_of_each(kubectl: Kubectl) -> list[Pod]:
     return [steadiest_pod(kubectl, kind, REPLACED_SECONDS) for kind in RESOURCES]
 
 
-async def _kill(
-    target: Target, database: asyncpg.Connection, pods: Sequence[Pod], orders: asyncio.Task[list[str]]
-) -> Killed:
-    before = most = await active_sagas(database)
-    deadline = time.monotonic() + STARTED_SECONDS
-    while not strike(before, most, all_placed=orders.done()):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"only {before} sagas started within {STARTED_SECONDS:.0f} s of the burst")
-        await asyncio.sleep(POLL_SECONDS)
-        before = await active_sagas(database)
-        most = max(most, before)
-    await asyncio.to_thread(target.kill, pods)
-    after = await active_sagas(database)
+async def _kill(target: Target, database: asyncpg.Connection, pods: Sequence[Pod]) -> Killed:
+    wanted = await ended_sagas(database) + ENDED_WANTED
+    await _reach(ended_sagas, database, wanted, "ended")
+    async with database.transaction():
+        await database.execute(HOLD_CHARGES)
+        before = await _reach(active_sagas, database, ACTIVE_WANTED, "are active")
+        await asyncio.to_thread(target.kill, pods)
+        after = await active_sagas(database)
     if min(before, after) < ACTIVE_NEEDED:
         raise ClusterError(
             f"{before} sagas were active before the kill and {after} after it, {ACTIVE_NEEDED} are needed: "
@@ -70,9 +69,16 @@ async def _kill(
     return Killed(tuple(pod.name for pod in pods), before, after)
 
 
-def strike(active: int, most: int, *, all_placed: bool) -> bool:
-    """Whether to kill now: enough sagas are active, or there will not be more of them. Pure."""
-    return active >= ACTIVE_WANTED or (all_placed and active < most)
+async def _reach(
+    count: Callable[[asyncpg.Connection], Awaitable[int]], database: asyncpg.Connection, wanted: int, what: str
+) -> int:
+    """Wait for so many sagas. ClusterError when they do not come."""
+    deadline = time.monotonic() + REACHED_SECONDS
+    while (now := await count(database)) < wanted:
+        if time.monotonic() > deadline:
+            raise ClusterError(f"only {now} sagas {what} within {REACHED_SECONDS:.0f} s of the burst, not {wanted}")
+        await asyncio.sleep(POLL_SECONDS)
+    return now
 
 
 def _await_replaced(kubectl: Kubectl, killed: Sequence[Pod]) -> None:

@@ -10,7 +10,6 @@ from dev.demo.deploy import MANIFESTS, SERVICES, all_workers_run
 from dev.demo.diagnosis import condition_lines
 from dev.demo.evidence import numbers_from_rows, shown_numbers
 from dev.demo.facts import Instance, Published
-from dev.demo.killing import strike
 from dev.demo.load import latency, order_bodies
 from dev.demo.local import container_processes
 from dev.demo.manifests import IMAGE_PLACE, read, with_image
@@ -154,23 +153,6 @@ def test_only_conditions_that_are_wrong_are_shown() -> None:
     assert condition_lines([{"kind": "Saga", "metadata": {"name": "s"}, "status": {"conditions": conditions}}]) == [
         "  Saga s Ready=False SecretNotFound: no Secret marty-db"
     ]
-
-
-@pytest.mark.parametrize(
-    ("active", "most", "all_placed", "now"),
-    [
-        (0, 0, False, False),
-        (0, 0, True, False),
-        (30, 30, False, False),
-        (25, 30, False, False),
-        (25, 30, True, True),
-        (40, 40, False, True),
-    ],
-)
-def test_the_kill_waits_for_enough_sagas_but_not_past_their_peak(
-    active: int, most: int, all_placed: bool, now: bool
-) -> None:
-    assert strike(active, most, all_placed=all_placed) is now
 
 
 def worker(kind: str, image: str = "runtime:2", *, ready: bool = True) -> dict[str, Any]:
