@@ -103,9 +103,7 @@ async def measure(url: str, worker_pids: Mapping[str, int] | None = None) -> Asy
         began = time.perf_counter()
         yield cost
         cost.seconds = time.perf_counter() - began
-        for (name, pid), seconds in cpu_by_process(worker_pids or {}).items():
-            used = seconds - before.get((name, pid), 0.0)
-            cost.cpu_seconds[name] = round(cost.cpu_seconds.get(name, 0.0) + used, 2)
+        cost.cpu_seconds = cpu_since(before, cpu_by_process(worker_pids or {}))
         cost.wal_bytes = await _wal(conn) - wal
         cost.commits = await _commits(conn) - commits
     finally:
@@ -218,6 +216,18 @@ def cpu_by_process(pids: Mapping[str, int]) -> dict[tuple[str, int], float]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
     return found
+
+
+def cpu_since(before: Mapping[tuple[str, int], float], after: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """CPU-seconds of each group between two looks of `cpu_by_process`.
+
+    A session that ended meanwhile is in its postmaster's account with its whole life; what it had used before is taken off.
+    """
+    used: dict[str, float] = {}
+    for sign, found in ((1, after), (-1, before)):
+        for (name, _), seconds in found.items():
+            used[name] = used.get(name, 0.0) + sign * seconds
+    return {name: round(seconds, 2) for name, seconds in used.items()}
 
 
 def _cpu(pid: int, *, children: bool) -> float:

@@ -6,7 +6,7 @@ from typing import Final
 
 import asyncpg
 
-from bench.harness import cpu_by_process
+from bench.harness import cpu_by_process, cpu_since
 from tests.support.postgres import admin_url
 
 #: Sessions report their commits once a second; the same lag at both ends of a steady load cancels out.
@@ -43,10 +43,9 @@ class Meter:
 
     async def end(self) -> None:
         """The work is over."""
-        for (name, pid), seconds in cpu_by_process(self._pids).items():
+        for name, seconds in cpu_since(self._before, cpu_by_process(self._pids)).items():
             if name in self._groups:
-                used = seconds - self._before.get((name, pid), 0.0)
-                self.cpu_seconds[name] = round(self.cpu_seconds.get(name, 0.0) + used, 2)
+                self.cpu_seconds[name] = round(self.cpu_seconds.get(name, 0.0) + seconds, 2)
         commits, wal_bytes = await self._read()
         self.commits, self.wal_bytes = commits - self._began[0], wal_bytes - self._began[1]
 

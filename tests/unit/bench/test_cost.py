@@ -1,0 +1,10 @@
+"""What a measurement charges to whom."""
+
+from bench.harness import cpu_since
+
+
+def test_a_session_that_ends_is_charged_with_what_it_used_since_the_beginning_only() -> None:
+    before = {("postgres", 1): 10.0, ("postgres", 7): 5.0, ("worker", 9): 1.0}
+    # Session 7 used another second and ended: all six are in the postmaster's account. Session 8 is new.
+    after = {("postgres", 1): 16.5, ("postgres", 8): 0.25, ("worker", 9): 3.0}
+    assert cpu_since(before, after) == {"postgres": 1.75, "worker": 2.0}
