@@ -17,7 +17,7 @@ from typing import Any, Final
 import asyncpg
 
 from bench.outbox import connect
-from bench.outbox.rows import FUNCTIONS
+from bench.outbox.rows import FUNCTIONS, LIVE
 from bench.outbox.site import Running, Site
 from bench.outbox.topic import PARTITIONS, Topic
 from bench.peers import binaries
@@ -49,6 +49,9 @@ _TABLE: Final = """
 CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, aggregate text NOT NULL, payload text NOT NULL)
 """
 _SIMPLE: Final = "INSERT INTO outbox (aggregate, payload) SELECT aggregate, payload FROM {rows}"
+
+#: So many events in one transaction of an application: how it puts them into its outbox.
+PUT: Final[Mapping[int, str]] = {1: "bench_put_one()", 5: "bench_put_five()"}
 
 Start = Callable[[Site], AbstractAsyncContextManager[Running]]
 
@@ -107,7 +110,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(contender: Contender, **topic_settings: str) -> AsyncIterator[Stage]:
-    """Everything but the relay itself. The database has bench_put(count), one transaction of an application."""
+    """Everything but the relay itself. The database has the functions of PUT."""
     contender.ready()
     bootstrap = server("MARTY_TEST_KAFKA")
     name = f"{contender.name.replace(' ', '_')}_{time_ns() // 1_000_000}"
@@ -125,19 +128,22 @@ async def stage(contender: Contender, **topic_settings: str) -> AsyncIterator[St
             if contender.schema:
                 await conn.execute(contender.schema)
             await conn.execute(FUNCTIONS)
-            await conn.execute(put_function(live.replace("{rows}", "bench_live(count)")))
+            for count in PUT:
+                await conn.execute(_put_function(live.replace("{rows}", LIVE.replace("{count}", str(count))), count))
         finally:
             await conn.close()
         rows = insert.replace("{rows}", "bench_rows($1, $2, $3)")
         yield Stage(Site(name, url, bootstrap, name, directory), topic, rows)
 
 
-def put_function(statement: str) -> str:
-    """bench_put in PL/pgSQL, which keeps its plan as an application's prepared statement does: a function in SQL is planned
-    at each call, and that cost more than any outbox."""
+def _put_function(statement: str, count: int) -> str:
+    """In PL/pgSQL, and without a parameter: so its plan is kept, as that of an application's prepared statement.
+
+    A function in SQL is planned at each call, which costs more than any outbox.
+    """
     performed = statement.strip().removeprefix("SELECT ")
     body = statement if performed == statement.strip() else f"PERFORM {performed}"
-    return f"CREATE FUNCTION bench_put(count integer) RETURNS void LANGUAGE plpgsql AS $$ BEGIN {body}; END $$"
+    return f"CREATE FUNCTION {PUT[count]} RETURNS void LANGUAGE plpgsql AS $$ BEGIN {body}; END $$"
 
 
 class Program:

@@ -7,9 +7,9 @@ from typing import Final
 
 import asyncpg
 
-from bench.outbox.contenders import Contender, Stage, marty, stage
+from bench.outbox.contenders import PUT, Contender, Stage, marty, stage
 from bench.outbox.outcome import Figures, Outcome, Void, numbered, pgbench, put, vacuum, value, verified
-from bench.outbox.rows import Numbers
+from bench.outbox.rows import LIVE, Numbers
 from bench.outbox.topic import percentile
 from bench.outbox.work import CATCH_UP_SECONDS, DRAIN_SECONDS, HEAD
 from bench.peers.meter import WAL
@@ -30,7 +30,9 @@ async def urgent(contender: Contender, events: int, rate: int) -> Outcome:
         await value(it.site.url, f"ALTER SEQUENCE bench_number RESTART WITH {URGENT_FROM}")
         await vacuum(it.site.url)
         high = f"""SELECT count(marty.enqueue_event_bytes('{it.site.topic}', 'order_created', convert_to(payload, 'UTF8'),
-                   'urgent-' || aggregate, 'order', priority => 'high')) FROM bench_live(1)""".replace("\n", " ")
+                   'urgent-' || aggregate, 'order', priority => 'high')) FROM {LIVE.replace("{count}", "1")}""".replace(
+            "\n", " "
+        )
         async with contender.start(it.site) as relay:
             _, began = await it.topic.reach(int(total * HEAD), DRAIN_SECONDS)
             writer = asyncio.create_task(pgbench(it, high, "-T", str(DRAIN_SECONDS), "-R", str(rate)))
@@ -78,7 +80,7 @@ async def open_writer(contender: Contender, rate: int, seconds: int) -> Outcome:
             await asyncio.sleep(seconds)
             transaction = conn.transaction()
             await transaction.start()
-            await conn.execute("SELECT bench_put(1)")
+            await conn.execute(f"SELECT {PUT[1]}")
             own, opened = await conn.fetchval("SELECT currval('bench_number')"), time.time()
             await asyncio.sleep(seconds)
             committed = time.time()
@@ -108,7 +110,7 @@ async def writers(contender: Contender | None, seconds: int) -> Outcome:
     async with stage(contender or marty()) as it:
         await value(it.site.url, "CREATE TABLE business (id bigint GENERATED ALWAYS AS IDENTITY, note text)")
         own = "INSERT INTO business (note) VALUES ('an order of a customer')"
-        script = ";\n".join(["BEGIN", own, *(["SELECT bench_put(1)"] if contender else []), "COMMIT"])
+        script = ";\n".join(["BEGIN", own, *([f"SELECT {PUT[1]}"] if contender else []), "COMMIT"])
         before = await value(it.site.url, WAL)
         output = await pgbench(it, script, "-T", str(seconds))
         wal = await value(it.site.url, WAL) - before

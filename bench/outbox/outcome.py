@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from bench.outbox.contenders import Stage
+from bench.outbox.contenders import PUT, Stage
 from bench.outbox.site import Running
 from bench.outbox.topic import Found
 from bench.peers.meter import Meter, meter
@@ -62,9 +62,9 @@ async def metered(stage: Stage, relay: Running) -> AsyncIterator[Meter]:
 
 
 async def put(stage: Stage, rate: int, seconds: float) -> None:
-    """Insert at a fixed rate with bench_put: one event per transaction up to 1,000 a second, else five."""
+    """Insert at a fixed rate: one event per transaction up to 1,000 a second, else five."""
     each = 1 if rate <= 1_000 else 5
-    await pgbench(stage, f"SELECT bench_put({each})", "-T", str(seconds), "-R", str(rate // each))
+    await pgbench(stage, f"SELECT {PUT[each]}", "-T", str(seconds), "-R", str(rate // each))
 
 
 async def pgbench(stage: Stage, script: str, *arguments: str) -> str:
@@ -103,5 +103,5 @@ async def vacuum(url: str) -> None:
 
 
 async def numbered(url: str) -> int:
-    """How many events bench_put has written."""
+    """How many events were written."""
     return int(await value(url, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM bench_number"))

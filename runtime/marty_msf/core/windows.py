@@ -5,7 +5,7 @@ nor the transaction id is the order of commits: a cursor on either loses rows th
 event of an aggregate before the first. A writer left open delays its own rows only: they are in a later window.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
 
@@ -88,9 +88,32 @@ def unseen_range(snapshots: Iterable[Snapshot]) -> Range:
     return Range(low, sorted({xid for snapshot in distinct for xid in snapshot.xip if xid < low}))
 
 
-def by_lane(positions: Positions) -> list[Snapshot | None]:
-    """`prev` at index lane, None where the lane is not in `positions`: one array the statements' filters look into."""
-    prevs: list[Snapshot | None] = [None] * LANES
+def by_lane(positions: Positions) -> tuple[Sequence[Position], bytes]:
+    """The different positions, and at byte `lane` the number of the lane's own one, from 1; 0: not in `positions`.
+
+    For the statements' filters, `(array)[get_byte(bytes, lane)]`: nearly all lanes share one position, and an array of 64
+    costs more to send and to parse than a small read.
+    """
+    numbers: dict[Position, int] = {}
+    lanes = bytearray(LANES)
+    last: Position | None = None
+    number = 0
     for lane, position in positions.items():
-        prevs[lane] = position.prev
-    return prevs
+        if position is not last:
+            last, number = position, numbers.setdefault(position, len(numbers) + 1)
+        lanes[lane] = number
+    return list(numbers), bytes(lanes)
+
+
+def moved(positions: Positions, move: Callable[[Position], Position]) -> dict[int, Position]:
+    """Each lane's position moved. Nearly all lanes share one, so that few objects are made, and few compared."""
+    made: dict[Position, Position] = {}
+    found: dict[int, Position] = {}
+    last: Position | None = None
+    there = None
+    for lane, position in positions.items():
+        if position is not last or there is None:
+            last, there = position, made.get(position) or move(position)
+            made[position] = there
+        found[lane] = there
+    return found

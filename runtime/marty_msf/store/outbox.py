@@ -23,18 +23,18 @@ REST: Final = """headers, (date_part('epoch', created_at) * 1000000)::bigint AS 
 
 #: The first row is no event: it carries the
 #: statement's snapshot and whether the rows fit, in columns of their type.
-#: The array subscript gives NULL for lanes that are not asked for, and NOT NULL keeps no row. ORDER BY xid LIMIT makes
+#: The array subscript gives NULL for lanes that are not asked for (`by_lane`), and NOT NULL keeps no row. ORDER BY xid LIMIT makes
 #: the index on xid the only sensible plan, whatever the statistics say.
 OPEN: Final = f"""
 WITH found AS MATERIALIZED (
     (SELECT {WHO}, payload, {REST}
        FROM marty.outbox
-      WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+      WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($6, lane)])
       ORDER BY xid LIMIT $4)
     UNION ALL
     (SELECT {WHO}, payload, {REST}
        FROM marty.outbox
-      WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+      WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($6, lane)])
       ORDER BY xid LIMIT $4)
 ), measured AS MATERIALIZED (
     SELECT count(*) < $4 AND coalesce(sum(octet_length(payload)), 0) < $5::bigint AS fits FROM found
@@ -60,7 +60,8 @@ class Opened:
 async def open_window(conn: Connection, positions: Positions, limit: int) -> Opened:
     """Read what became visible since the lanes' `prev`; the statement's own snapshot is the window's end."""
     span = unseen_range(position.prev for position in positions.values())
-    rows = await conn.fetch(OPEN, span.low, span.late, by_lane(positions), limit + 1, READ_BYTES)
+    prevs, lanes = _prevs(positions)
+    rows = await conn.fetch(OPEN, span.low, span.late, prevs, limit + 1, READ_BYTES, lanes)
     return Opened(Snapshot.parse(rows[0]["topic"]), rows[1:] if rows[0]["event_type"] == "true" else None)
 
 
@@ -68,11 +69,11 @@ FIRST_ID: Final = """
 SELECT coalesce(least(
     (SELECT min(id) FROM (
         SELECT id FROM marty.outbox
-         WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+         WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($4, lane)])
          ORDER BY xid) AS fresh),
     (SELECT min(id) FROM (
         SELECT id FROM marty.outbox
-         WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+         WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($4, lane)])
          ORDER BY xid) AS late)), 1)
 """
 
@@ -85,7 +86,7 @@ async def id_before_window(conn: Connection, positions: Positions) -> int:
     span = unseen_range(position.prev for position in positions.values())
     if span.low <= BEGINNING.xmax:
         return 0
-    return int(await conn.fetchval(FIRST_ID, span.low, span.late, by_lane(positions))) - 1
+    return int(await conn.fetchval(FIRST_ID, span.low, span.late, *_prevs(positions))) - 1
 
 
 #: Payloads up to here are read without adding up their sizes, which costs a third of a read.
@@ -96,7 +97,7 @@ SMALL: Final = f"""
 SELECT {WHO}, CASE WHEN octet_length(payload) <= 4096 THEN payload END AS payload, {REST}
   FROM marty.outbox
  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
-   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($5, lane)])
  ORDER BY id
  LIMIT $4
 """  # noqa: S608  # constants only
@@ -107,10 +108,10 @@ SELECT {WHO}, payload, {REST}
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
           FROM (SELECT * FROM marty.outbox
                  WHERE id > $1 AND pg_visible_in_snapshot(xid, $2)
-                   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[lane + 1])
+                   AND NOT pg_visible_in_snapshot(xid, ($3::pg_snapshot[])[get_byte($5, lane)])
                  ORDER BY id
                  LIMIT $4) AS next) AS measured
- WHERE bytes - octet_length(payload) < $5::bigint
+ WHERE bytes - octet_length(payload) < $6::bigint
  ORDER BY id
 """  # noqa: S608  # constants only
 
@@ -125,7 +126,8 @@ class Continued:
 
 async def continue_window(conn: Connection, positions: Positions, end: Snapshot, last_id: int, limit: int) -> Continued:
     """At most `limit` rows behind `last_id`, and not much more than READ_BYTES of payload."""
-    given = (last_id, end, by_lane(positions), limit)
+    prevs, lanes = _prevs(positions)
+    given = (last_id, end, prevs, limit, lanes)
     if limit * SMALL_BYTES <= 2 * READ_BYTES:
         rows = await conn.fetch(SMALL, *given)
         if all(row["payload"] is not None for row in rows):
@@ -133,6 +135,11 @@ async def continue_window(conn: Connection, positions: Positions, end: Snapshot,
     rows = await conn.fetch(MEASURED, *given, READ_BYTES)
     cut = len(rows) == limit or sum(len(row["payload"]) for row in rows) >= READ_BYTES
     return Continued(rows, not cut)
+
+
+def _prevs(positions: Positions) -> tuple[list[Snapshot], bytes]:
+    distinct, lanes = by_lane(positions)
+    return [position.prev for position in distinct], lanes
 
 
 #: Unread is what the last complete snapshot does not show, and what an open window has behind its last_id.

@@ -70,8 +70,8 @@ async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positi
     return Found(events, Seen(Snapshot.parse(first["aggregate_id"])) if complete else Seen(seen.snapshot, first["xid"]))
 
 
-#: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are by lane what was sent,
-#: $10 what went ahead.
+#: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are what was
+#: sent, $11 whose that is (`by_lane`), $10 what went ahead.
 WAITING: Final = f"""
 SELECT {WHO}, payload, {REST}
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
@@ -82,9 +82,9 @@ SELECT {WHO}, payload, {REST}
                     UNION ALL
                     SELECT * FROM marty.outbox WHERE id = ANY($2::bigint[])
                 ) AS candidate
-                 WHERE NOT pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[lane + 1])
-                   AND NOT coalesce(pg_visible_in_snapshot(xid, ($6::pg_snapshot[])[lane + 1])
-                                    AND id <= ($7::bigint[])[lane + 1], false)
+                 WHERE NOT pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[get_byte($11, lane)])
+                   AND NOT coalesce(pg_visible_in_snapshot(xid, ($6::pg_snapshot[])[get_byte($11, lane)])
+                                    AND id <= ($7::bigint[])[get_byte($11, lane)], false)
                    AND NOT (id = ANY($10::bigint[]))
                  ORDER BY id LIMIT $8) AS next) AS measured
  WHERE bytes - octet_length(payload) < $9::bigint
@@ -105,13 +105,11 @@ async def waiting(
     Rows are outbox.OPEN's.
     """
     span = unseen_range(position.prev for position in sent.values())
-    lanes = by_lane(sent)
-    ends: list[Snapshot | None] = [None] * len(lanes)
-    ids: list[int | None] = [None] * len(lanes)
-    for lane, position in sent.items():
-        ends[lane], ids[lane] = position.next, position.last_id
+    distinct, lanes = by_lane(sent)
+    prevs, ends, ids = zip(*((position.prev, position.next, position.last_id) for position in distinct), strict=True)
     rows = await conn.fetch(
-        WAITING, list(aggregates), list(singles), span.low, span.late, lanes, ends, ids, limit, READ_BYTES, list(ahead)
+        *(WAITING, list(aggregates), list(singles), span.low, span.late),
+        *(prevs, ends, ids, limit, READ_BYTES, list(ahead), lanes),
     )
     cut = len(rows) == limit or sum(len(row["payload"]) for row in rows) >= READ_BYTES
     return rows, not cut

@@ -49,10 +49,10 @@ async def full_outbox(conn: asyncpg.Connection) -> asyncpg.Connection:
 @pytest.mark.parametrize(
     ("sql", "arguments", "index"),
     [
-        (outbox.OPEN, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], 501, 1000000", "outbox_0_xid_idx"),
-        (outbox.FIRST_ID, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[]", "outbox_0_xid_idx"),
-        (outbox.SMALL, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500", "outbox_0_pkey"),
-        (outbox.MEASURED, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, 1000000", "outbox_0_pkey"),
+        (outbox.OPEN, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], 501, 1000000, ''", "outbox_0_xid_idx"),
+        (outbox.FIRST_ID, "'900'::xid8, '{}'::xid8[], '{}'::pg_snapshot[], ''", "outbox_0_xid_idx"),
+        (outbox.SMALL, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, ''", "outbox_0_pkey"),
+        (outbox.MEASURED, "1000, '1:1:'::pg_snapshot, '{}'::pg_snapshot[], 500, '', 1000000", "outbox_0_pkey"),
         (outbox.BACKLOG, "1000", "outbox_0_xid_idx"),
     ],
     ids=["open", "first id", "small", "measured", "backlog"],
@@ -71,10 +71,8 @@ async def test_an_idle_poll_touches_almost_nothing(full_outbox: asyncpg.Connecti
     prev = await full_outbox.fetchval("SELECT pg_current_snapshot()::text")
     xmax = prev.split(":")[1]
     await full_outbox.execute(f"PREPARE hot AS {outbox.OPEN}")
-    snapshots = ",".join([f'"{prev}"'] * 64)
-    rows = await full_outbox.fetch(
-        f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot('{xmax}', '{{}}', '{{{snapshots}}}', 501, 1000000)"
-    )
+    arguments = f"""'{xmax}', '{{}}', '{{"{prev}"}}', 501, 1000000, '\\x{"01" * 64}'"""
+    rows = await full_outbox.fetch(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE hot({arguments})")
 
     plan = json.loads(rows[0][0])[0]["Plan"]
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < 20

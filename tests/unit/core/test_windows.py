@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marty_msf.core.windows import BEGINNING, Position, Snapshot, by_lane, closed, next_window, unseen_range
+from marty_msf.core.windows import BEGINNING, Position, Snapshot, by_lane, closed, moved, next_window, unseen_range
 
 
 def snapshots() -> st.SearchStrategy[Snapshot]:
@@ -50,7 +50,20 @@ def test_an_open_window_is_read_to_its_end_first_and_the_one_furthest_behind_bef
     assert next_window({0: ahead, 1: behind, 2: behind, 3: closed(end)}) == (end, 10, {1: behind, 2: behind})
 
 
-def test_lanes_that_are_not_asked_for_have_no_snapshot() -> None:
-    held = by_lane({3: Position(BEGINNING)})
+def test_lanes_that_are_not_asked_for_have_no_position() -> None:
+    behind, ahead = Position(BEGINNING), closed(Snapshot(5, 7, (5,)))
 
-    assert (len(held), held[3], held[0]) == (64, BEGINNING, None)
+    distinct, lanes = by_lane({3: behind, 4: ahead, 63: Position(BEGINNING)})
+
+    assert (distinct, len(lanes)) == ([behind, ahead], 64)
+    assert {lane: number for lane, number in enumerate(lanes) if number} == {3: 1, 4: 2, 63: 1}
+
+
+def test_lanes_at_one_position_move_to_one_position() -> None:
+    behind, ahead = Position(BEGINNING), closed(Snapshot(5, 7, (5,)))
+    end = Snapshot(9, 9, ())
+
+    found = moved({3: behind, 4: ahead, 5: behind}, lambda position: position.opened(end, 7))
+
+    assert found == {3: Position(BEGINNING, end, 7), 4: Position(ahead.prev, end, 7), 5: Position(BEGINNING, end, 7)}
+    assert found[3] is found[5]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from operator import methodcaller
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ import orjson
 from marty_msf.core import cloudevents
 from marty_msf.core.partitioning import Partitioner, murmur2
 from marty_msf.core.records import field
-from marty_msf.core.windows import Position, Positions
+from marty_msf.core.windows import Positions, moved
 from marty_msf.worker.broker.producer import Message, Partition
 
 #: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time, extras (store.outbox).
@@ -62,21 +63,9 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
     for first in range(0, len(rows), size):
         part = rows[first : first + size]
         last = first + size >= len(rows)
-        batches.append(Batch(part, end if last else _within(start, part[-1][ID]), start))
+        after = end if last else moved(start, methodcaller("within", part[-1][ID]))
+        batches.append(Batch(part, after, start))
     return batches
-
-
-def _within(start: Positions, last_id: int) -> Positions:
-    """All lanes up to an id. Nearly all share one position, so that few objects are made, and few compared."""
-    moved: dict[Position, Position] = {}
-    found: dict[int, Position] = {}
-    last: Position | None = None
-    for lane, position in start.items():
-        if position is not last:
-            last, within = position, moved.get(position) or position.within(last_id)
-            moved[position] = within
-        found[lane] = within
-    return found
 
 
 @lru_cache(maxsize=4096)

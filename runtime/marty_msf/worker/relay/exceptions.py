@@ -6,6 +6,7 @@ Forgetting what is on its way forgets the pending half.
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 #: Events held of one lane, beyond which the lane itself waits: they are copied, and a topic may be away for long.
@@ -65,9 +66,9 @@ class HeldKeys:
         """Whether an event of this aggregate must be held."""
         return key is not None and (key in self._stored.get(lane, ()) or key in self._pending.get(lane, ()))
 
-    def full(self, lane: int) -> bool:
-        """Whether so much of the lane is held that the rest waits in the outbox."""
-        return self._held[lane] >= HELD_AT_MOST
+    def full(self) -> AbstractSet[int]:
+        """The lanes of which so much is held that the rest waits in the outbox."""
+        return {lane for lane, events in self._held.items() if events >= HELD_AT_MOST}
 
     def decided(self, lane: int, key: str | None) -> None:
         """An event of this aggregate will be stored as held."""

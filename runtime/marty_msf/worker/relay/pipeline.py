@@ -177,7 +177,7 @@ class Relay:
         return Pass(
             published=self._settler.take_published(),
             idle=not (busy or self._settler.flights or spoiled),
-            blocked=sum(map(self._shared.keys.full, self._lanes)),
+            blocked=len(self._shared.keys.full() & self._lanes.keys()),
             spoiled=spoiled,
         )
 
@@ -199,15 +199,15 @@ class Relay:
 
     async def _read(self) -> bool:
         """Read the next window, or the next part of an open one; False when nothing new is to be seen."""
-        full = self._shared.keys.full
-        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or full(lane))}
+        full = self._shared.keys.full()
+        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or lane in full)}
         if not states:
             return False
-        behind = bool(self._work.ready)
         with translate():
             async with self._pool.acquire() as conn:
                 found = await read(conn, {lane: state.read for lane, state in states.items()}, self._rules.prefetch)
-                if behind or not found.complete:
+                # What was ready before has been sent meanwhile, unless more is waiting than goes out.
+                if self._work.ready or not found.complete:
                     await self._read_urgent(conn, states, found)
         was_open = any(states[lane].read.next is not None for lane in found.after)
         self._take(found, {lane: states[lane] for lane in found.after})

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 
 import asyncpg
 
-from marty_msf.core.windows import Positions, closed, next_window
+from marty_msf.core.windows import Positions, closed, moved, next_window
 from marty_msf.store import outbox
 
 
@@ -35,7 +36,6 @@ async def read(conn: asyncpg.Connection, positions: Positions, limit: int) -> Re
     if rows is None:
         continued = await outbox.continue_window(conn, chosen, end, last_id, limit)
         rows, complete = continued.rows, continued.complete
-    start = {lane: position.opened(end, last_id) for lane, position in chosen.items()}
-    behind = closed(end)
-    after = {lane: behind if complete else position.within(rows[-1]["id"]) for lane, position in start.items()}
+    start = moved(chosen, methodcaller("opened", end, last_id))
+    after = dict.fromkeys(start, closed(end)) if complete else moved(start, methodcaller("within", rows[-1]["id"]))
     return Reading(rows, start, after, complete)
