@@ -67,6 +67,24 @@ async def test_times_are_read_in_microseconds_and_none_as_none(conn: asyncpg.Con
     assert [extras(row["extras"])["after"] for row in opened.rows or ()] == [0, 0, 1_000_000_000_000_000, None]
 
 
+async def test_what_an_event_asks_for_is_read_as_it_was_enqueued(conn: asyncpg.Connection) -> None:
+    for priority in ("low", "normal", "high"):
+        for attempts in (None, 3):
+            await conn.execute(
+                "SELECT marty.enqueue_event('t', 'e', '{}', 'a', priority => $1, max_delivery_attempts => $2)",
+                priority,
+                attempts,
+            )
+    opened = await outbox.open_window(conn, {lane: Position(BEGINNING) for lane in range(LANES)}, 100)
+    assert [row["extras"] and extras(row["extras"]) for row in opened.rows or ()] == [
+        None
+        if (priority, attempts) == (1, None)
+        else {"key": None, "after": None, "priority": priority, "max_attempts": attempts}
+        for priority in (0, 1, 2)
+        for attempts in (None, 3)
+    ]
+
+
 def make_kafkas_own_topic(bootstrap: str) -> None:
     """Kafka makes `__consumer_offsets` when somebody first asks for a group's offsets."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "asks"})

@@ -1,6 +1,7 @@
 """Looks for urgent events take several statements; what happens between them is not undone by what they find."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from marty_msf.core.lanes import LANES
 from marty_msf.core.windows import BEGINNING, Position
 from marty_msf.store import outbox_urgent
 from marty_msf.worker.relay.shared import Shared
-from marty_msf.worker.relay.urgent import Urgent
+from marty_msf.worker.relay.urgent import BESIDE_SECONDS, READ_BESIDE, Urgent
 from marty_msf.worker.relay.work import Level
 from tests.integration.relay.setup import drain, make_relay, numbers_by_key, pool_and_producer, take_lanes
 from tests.integration.relay.test_urgent import fill, urgent
@@ -63,6 +64,21 @@ async def test_a_lane_that_is_gained_during_a_look_has_its_urgent_events_looked_
         for looking in (interrupted, conn):
             ((level, rows),) = await found.read(looking, lanes, [], Shared("test"))
             assert (level, len(rows)) == (Level.HIGH, 1)
+
+
+async def test_beside_urgent_events_less_is_read_at_once(
+    conn: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = {lane: Position(BEGINNING) for lane in range(LANES)}
+    found = Urgent({Level.HIGH: 1, Level.NORMAL: 1, Level.OLDEST: 1})
+    await found.read(conn, lanes, [], Shared("test"))
+    assert found.read_at_most(5000) == 5000
+    await conn.execute("SELECT marty.enqueue_event('t', 'e', '{}', 'a', priority => 'high')")
+    await found.read(conn, lanes, [], Shared("test"))
+    assert (found.read_at_most(5000), found.read_at_most(100)) == (READ_BESIDE, 100)
+    later = time.monotonic() + BESIDE_SECONDS
+    monkeypatch.setattr("marty_msf.worker.relay.urgent.time.monotonic", lambda: later)
+    assert found.read_at_most(5000) == 5000
 
 
 @pytest.mark.kafka

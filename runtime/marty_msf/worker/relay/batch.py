@@ -95,7 +95,7 @@ class Encoder:
         known, usual = self._keys, self._events.tail
         for row in rows:
             id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more = row
-            if more is None and own is None and aggregate_id is not None:
+            if own is None and aggregate_id is not None and (more is None or _own_key(more, aggregate_id) is None):
                 key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
                 message = usual(event_id, event_type, aggregate_type, key, payload, time, id_)
                 partition = (topic, hashed % partitions[topic])
@@ -140,7 +140,13 @@ class Encoder:
 
 def _key_and_order(more: str | None, aggregate_id: str | None) -> tuple[bytes | None, bool]:
     """Kafka's key, and whether events of this key have an order: not under a key that is not the aggregate's id."""
-    key = None if more is None else extras(more)["key"]
-    if key is not None and key != aggregate_id:
+    key = None if more is None else _own_key(more, aggregate_id)
+    if key is not None:
         return key.encode(), False
     return (None, False) if aggregate_id is None else (aggregate_id.encode(), True)
+
+
+def _own_key(more: str, aggregate_id: str | None) -> str | None:
+    """A key that is not the aggregate's id."""
+    key: str | None = extras(more)["key"]
+    return None if key == aggregate_id else key

@@ -205,7 +205,8 @@ class Relay:
             return False
         with translate():
             async with self._pool.acquire() as conn:
-                found = await read(conn, {lane: state.read for lane, state in states.items()}, self._rules.prefetch)
+                most = self._urgent.read_at_most(self._rules.prefetch)
+                found = await read(conn, {lane: state.read for lane, state in states.items()}, most)
                 # What was ready before has been sent meanwhile, unless more is waiting than goes out.
                 if self._work.ready or not found.complete:
                     await self._read_urgent(conn, states, found)

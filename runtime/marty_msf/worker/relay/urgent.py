@@ -5,6 +5,7 @@ overtakes strangers only. What went ahead is remembered until the position comes
 turns, so that nothing waits for ever.
 """
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Final
@@ -26,6 +27,9 @@ AGGREGATES: Final = 200
 EVENTS: Final = 1_000
 #: Of what is read, how much is looked at for events of low priority.
 SAMPLE: Final = 200
+#: What is urgent waits for the read that it comes upon: beside it reads are short, for so long after the last one was found.
+READ_BESIDE: Final = 2_000
+BESIDE_SECONDS: Final = 1.0
 STATEMENTS: Final = {Level.HIGH: outbox_urgent.HIGH, Level.NORMAL: outbox_urgent.NORMAL}
 
 
@@ -37,6 +41,7 @@ class Urgent:
         self._seen: dict[Level, Seen] = {}
         #: Level -> aggregates (lane, id), or single events without one, that have urgent events; in order of arrival.
         self._found: dict[Level, dict[tuple[int, str | int], None]] = {level: {} for level in STATEMENTS}
+        self._found_at = -BESIDE_SECONDS
 
     def reset(self) -> None:
         """Look again from where the lanes stand."""
@@ -47,6 +52,11 @@ class Urgent:
     def next(self, waiting: Collection[Level]) -> Level | None:
         """Whose turn it is; None when nothing is waiting."""
         return self._turns.next(waiting) if waiting else None
+
+    def read_at_most(self, events: int) -> int:
+        """Of so many events, how many to read at once before looking again for urgent ones."""
+        beside = time.monotonic() < self._found_at + BESIDE_SECONDS
+        return min(events, READ_BESIDE) if beside else events
 
     async def read(
         self, conn: asyncpg.Connection, sent: Positions, oldest: Sequence[Row], shared: Shared
@@ -79,6 +89,7 @@ class Urgent:
                     for key in chosen:
                         del known[level][key]
                 batches.append((level, [row for row in rows if row[1] in sent]))
+                self._found_at = time.monotonic()
         return batches
 
 
