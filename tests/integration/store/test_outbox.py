@@ -52,11 +52,16 @@ async def test_arguments_may_be_given_by_name(conn: asyncpg.Connection) -> None:
         (but(topic=""), "MA002", "is no Kafka topic name"),
         (but(topic=".."), "MA002", "is no Kafka topic name"),
         (but(topic="t" * 250), "MA002", "is no Kafka topic name"),
+        (but(topic="topic\n"), "MA002", "is no Kafka topic name"),
+        (but(topic="träger"), "MA002", "is no Kafka topic name"),
         (but(topic=None), "MA002", "NULL is no Kafka topic name"),
         (but(topic="__consumer_offsets"), "MA002", "is Kafka's own, where nobody else may write"),
         (but(headers='{"ce_id": "x"}'), "MA003", "'ce_id' is refused"),
         (but(headers='{"CE_ID": "x"}'), "MA003", "'CE_ID' is refused"),
         (but(headers='{"a b": "x"}'), "MA003", "'a b' is refused"),
+        (but(headers='{"a\\n": "x"}'), "MA003", "is refused"),
+        (but(headers='{"": "x"}'), "MA003", "'' is refused"),
+        (but(headers='{"' + "a" * 101 + '": "x"}'), "MA003", "'a{101}' is refused"),
         (but(headers='{"a": 1}'), "MA003", "'a' is refused"),
         (but(headers="[]"), "MA003", "must be a JSON object"),
         (but(headers='{"a": "' + "y" * 16_384 + '"}'), "MA003", "at most 16384 bytes"),
@@ -76,6 +81,14 @@ async def test_bad_input_is_refused_with_a_code_and_a_hint(
 
     assert caught.value.sqlstate == state
     assert caught.value.hint
+
+
+async def test_the_longest_names_of_all_kinds_of_characters_are_taken(conn: asyncpg.Connection) -> None:
+    topic, header = "aZ09._-" * 35 + "aZ09", "aZ09._-" * 14 + "aZ"
+    await conn.fetchval(ENQUEUE, *but(topic=topic, headers=f'{{"{header}": "x"}}'))
+
+    assert (len(topic), len(header)) == (249, 100)
+    assert await conn.fetchval("SELECT topic FROM marty.outbox") == topic
 
 
 @pytest.mark.parametrize("time", ["infinity", "-infinity"])
