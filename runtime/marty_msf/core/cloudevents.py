@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
-from marty_msf.core.records import header, header_start, tail, varint
+from marty_msf.core.records import field, header, header_start, tail, varint
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
@@ -41,6 +41,11 @@ def _second(second: int) -> bytes:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
 
 
+@lru_cache(maxsize=_REMEMBERED)
+def _name(name: str) -> bytes:
+    return header_start(name)
+
+
 def timestamp(micros: int) -> bytes:
     """RFC 3339 in UTC. Events come in runs of the same second, whose text is remembered."""
     second, rest = divmod(micros, 1_000_000)
@@ -56,8 +61,8 @@ class Encoder:
 
     def __init__(self, database: str) -> None:
         self._database = database
-        #: (event type, aggregate type) -> everything before the event's id.
-        self._shared: dict[tuple[str, str], bytes] = {}
+        #: (event type, aggregate type, number of own headers) -> everything before the event's id.
+        self._shared: dict[tuple[str, str, int], bytes] = {}
         #: Events come in runs of the same second; the header of the time up to its fraction.
         self._second = -1
         self._time = b""
@@ -71,12 +76,14 @@ class Encoder:
         payload: bytes,
         time: int,
         sequence: int,
+        own: Sequence[bytes] = (),
     ) -> bytes:
-        """The usual event: its key is its subject, it has an order, and no headers of its own.
+        """The usual event: its key is its subject, it has an order, and JSON as its payload.
 
-        `key` is a whole field (records.field); `time` is in microseconds since the epoch.
+        `key` is a whole field (records.field); `time` is in microseconds since the epoch; `own` is what `own` says.
         """
-        shared = self._shared.get((event_type, aggregate_type)) or self._share(event_type, aggregate_type)
+        kind = (event_type, aggregate_type, len(own))
+        shared = self._shared.get(kind) or self._share(*kind)
         second, micros = divmod(time, 1_000_000)
         if second != self._second:
             self._second, self._time = second, _TIME + _second(second)
@@ -93,8 +100,17 @@ class Encoder:
                 key,
                 _SEQUENCES[len(number)],
                 number,
+                *own,
             )
         )
+
+    @staticmethod
+    def own(headers: str) -> Sequence[bytes] | None:
+        """Headers of an event's own, a JSON object, each as it is written; None when one says another content-type."""
+        named: dict[str, str] = orjson.loads(headers)
+        if CONTENT_TYPE in map(str.lower, named):
+            return None
+        return [_name(name) + field(value.encode()) for name, value in named.items()]
 
     def unusual_tail(
         self,
@@ -132,12 +148,12 @@ class Encoder:
             attributes.extend((name, value.encode()) for name, value in named.items())
         return tail(key, payload, [*attributes, *more])
 
-    def _share(self, event_type: str, aggregate_type: str) -> bytes:
+    def _share(self, event_type: str, aggregate_type: str, own: int) -> bytes:
         if len(self._shared) >= _REMEMBERED:
             self._shared.clear()
         named = (_SPEC_VERSION, ("ce_type", event_type.encode()), source(self._database, aggregate_type), _JSON)
-        made = varint(len(named) + 4) + b"".join(header(name, value) for name, value in named) + _ID
-        self._shared[event_type, aggregate_type] = made
+        made = varint(len(named) + 4 + own) + b"".join(header(name, value) for name, value in named) + _ID
+        self._shared[event_type, aggregate_type, own] = made
         return made
 
 

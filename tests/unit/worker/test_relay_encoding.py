@@ -10,9 +10,9 @@ PLAIN = '{"key": null, "after": null, "priority": %d, "max_attempts": null}'
 PARTITIONS = {"t": 8}
 
 
-def row(more: str | None, key: str | None = "order-7") -> Any:
+def row(more: str | None, key: str | None = "order-7", own: str | None = None) -> Any:
     event_id = "6f9619ff-8b86-d011-b42d-00cf4fc964ff"
-    return (42, 1, event_id, "t", "order_created", "order", key, b"{}", None, 1_700_000_000_250_000, more)
+    return (42, 1, event_id, "t", "order_created", "order", key, b"{}", own, 1_700_000_000_250_000, more)
 
 
 @pytest.mark.parametrize("key", ["order-7", None], ids=["ordered", "without an aggregate"])
@@ -27,8 +27,15 @@ def row(more: str | None, key: str | None = "order-7") -> Any:
     ],
     ids=["usual", "low", "high", "the aggregate as key", "another key"],
 )
-def test_both_ways_to_encode_a_row_say_the_same(more: str | None, key: str | None) -> None:
+@pytest.mark.parametrize(
+    "own",
+    [None, "{}", '{"traceparent": "00-ä", "tracestate": ""}', '{"Content-Type": "text/plain"}'],
+    ids=["no headers", "empty headers", "own headers", "own content-type"],
+)
+def test_both_ways_to_encode_a_row_say_the_same(more: str | None, key: str | None, own: str | None) -> None:
     encoder = Encoder("shop")
-    ((place, (message,)),) = encoder.encode([row(more, key)], PARTITIONS).items()
-    assert (message, place) == encoder.unusual(row(more, key), PARTITIONS)
-    assert encoder.placed([row(more, key)], PARTITIONS) == {place: [row(more, key)]}
+    given = row(more, key, own)
+    # The one before it of the same type has no headers: what they share is not mixed up.
+    ((place, (_, message)),) = encoder.encode([row(more, key), given], PARTITIONS).items()
+    assert (message, place) == encoder.unusual(given, PARTITIONS)
+    assert encoder.placed([given], PARTITIONS) == {place: [given]}

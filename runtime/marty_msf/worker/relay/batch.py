@@ -92,12 +92,17 @@ class Encoder:
     def encode(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Message]]:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
-        known, usual = self._keys, self._events.tail
+        known, usual, own_headers = self._keys, self._events.tail, self._events.own
         for row in rows:
             id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more = row
-            if own is None and aggregate_id is not None and (more is None or _own_key(more, aggregate_id) is None):
+            named = () if own is None else own_headers(own)
+            if (
+                named is not None
+                and aggregate_id is not None
+                and (more is None or _own_key(more, aggregate_id) is None)
+            ):
                 key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
-                message = usual(event_id, event_type, aggregate_type, key, payload, time, id_)
+                message = usual(event_id, event_type, aggregate_type, key, payload, time, id_, named)
                 partition = (topic, hashed % partitions[topic])
             else:
                 message, partition = self.unusual(row, partitions)
