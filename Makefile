@@ -1,5 +1,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
+# Some environments set it for one-off scripts; here it would have every process compile all of its modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/marty
