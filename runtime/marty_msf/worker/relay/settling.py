@@ -28,7 +28,7 @@ from marty_msf.worker.relay.shared import Shared
 #: What ends a producer's session while the broker is there; NotSent may be told before the refusal that it is due to.
 REFUSALS: Final = (PoisonEvent, PoisonBatch, BatchTooLarge, TopicUnavailable, NotSent)
 #: From one write of the positions to the next, as long as less than a batch is acknowledged.
-WRITE_SECONDS: Final = 0.025
+WRITE_SECONDS: Final = 0.05
 
 
 class Settler:
