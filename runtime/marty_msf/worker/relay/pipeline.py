@@ -165,8 +165,9 @@ class Relay:
             await self._settler.check()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
-        busy = sending.result() or (reading is not None and reading.result())
-        if busy:
+        sent, found = sending.result(), reading is not None and reading.result()
+        # A live stream's read that finds nothing because it just found everything is not repeated at once either.
+        if found or (sent and self._work.waiting):
             self._look_seconds = FIRST_LOOK_SECONDS
         else:
             await self._settler.pause(self._look_seconds)
@@ -176,7 +177,7 @@ class Relay:
             await self._salvage()
         return Pass(
             published=self._settler.take_published(),
-            idle=not (busy or self._settler.flights or spoiled),
+            idle=not (found or sent or self._settler.flights or spoiled),
             blocked=len(self._shared.keys.full() & self._lanes.keys()),
             spoiled=spoiled,
         )
