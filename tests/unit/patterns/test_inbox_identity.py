@@ -70,7 +70,11 @@ def test_what_is_no_headers_is_refused(message: Any) -> None:
 
 @pytest.mark.parametrize(
     ("given", "path"),
-    [(("a b",), "consumer"), ((None,), "consumer"), (("a", 0), "remember_hours"), (("a", "1"), "remember_hours")],
+    [
+        (("a b",), "consumer"),
+        ((None,), "consumer"),
+        *((("a", hours), "remember_hours") for hours in (0, "1", True, 876_001)),
+    ],
 )
 def test_an_inbox_has_a_name_and_a_number_of_hours(given: tuple[Any, ...], path: str) -> None:
     with pytest.raises(InvalidDefinition) as refused:

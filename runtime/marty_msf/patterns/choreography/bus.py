@@ -18,6 +18,7 @@ from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, N
 from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.outgoing import outgoing
+from marty_msf.patterns.arguments import MOST_HOURS, seconds_above_zero, topic_name, whole_number
 from marty_msf.patterns.choreography.consumer import Retries
 from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
@@ -36,6 +37,7 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 #: Beside one for each partition handled at once: positions, leases, the inbox's upkeep, transactions of the service.
 FURTHER_CONNECTIONS: Final = 4
 COUNTED: Final = 1000
+MOST_CONCURRENCY: Final = 1000
 
 HandlerT = TypeVar("HandlerT", bound=EventHandler)
 
@@ -74,8 +76,8 @@ class EventBus:
                 "name", f"{name!r} is no name", "use letters, digits, '.', '_' and '-', at most 200"
             )
         self._name = name
-        self._topic = topic
-        self._reads = sorted({topic} if reads is None else set(reads))
+        self._topic = topic_name("topic", topic)
+        self._reads = sorted({topic} if reads is None else {topic_name("reads", name) for name in reads})
         self._bootstrap_servers = bootstrap_servers
         self._kafka_security = dict(kafka_security or {})
         if self._kafka_security:
@@ -84,9 +86,9 @@ class EventBus:
         self._database_url = database_url
         self._data_directory = data_directory
         self._retries = retries or Retries()
-        self._timeout_seconds = handler_timeout_seconds
-        self._remember_hours = remember_hours
-        self._concurrency = concurrency
+        self._timeout_seconds = seconds_above_zero("handler_timeout_seconds", handler_timeout_seconds)
+        self._remember_hours = whole_number("remember_hours", remember_hours, MOST_HOURS)
+        self._concurrency = whole_number("concurrency", concurrency, MOST_CONCURRENCY)
         self._handlers: dict[str, list[EventHandler]] = {}
         self._board = Board()
         self._running: Running | None = None

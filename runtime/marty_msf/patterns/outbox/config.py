@@ -11,7 +11,8 @@ from marty_msf.core.outgoing import EventPriority
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_relay import Blocking, DeadLetter, OutboxRelaySpec, Priorities, RelayRetry
 from marty_msf.core.resources.outbox_retention import Retention
-from marty_msf.core.resources.spec import IDENTIFIER, TOPIC, Database, SecretKeyRef
+from marty_msf.core.resources.spec import IDENTIFIER, Database, SecretKeyRef
+from marty_msf.patterns.arguments import topic_name, whole_number
 
 _RETRY: Final = RelayRetry()
 _HOUR_MS: Final = 3_600_000
@@ -34,7 +35,6 @@ BOUNDS: Final[Mapping[str, tuple[int, int]]] = MappingProxyType(
 )
 _SWITCHES: Final = ("enable_batch_optimization", "enable_dead_letter_analysis", "dead_letter_blocks_key")
 MOST_WEIGHT: Final = 1000
-TOPIC_CHARACTERS: Final = 249
 
 
 def _weights() -> dict[EventPriority, int]:
@@ -136,17 +136,13 @@ def relay_spec(config: OutboxConfig, bootstrap_servers: str) -> OutboxRelaySpec:
 def _check(name: str, value: Any) -> None:
     if name in BOUNDS:
         least, most = BOUNDS[name]
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InvalidDefinition(name, f"{value!r} is no whole number from {least} to {most}", "correct it")
+        whole_number(name, value, most, least)
     elif name in _SWITCHES:
         if not isinstance(value, bool):
             raise InvalidDefinition(name, f"{value!r} is neither True nor False", "correct it")
     elif name == "dead_letter_topic":
-        if value is not None and not (
-            isinstance(value, str) and len(value) <= TOPIC_CHARACTERS and re.fullmatch(TOPIC, value)
-        ):
-            remedy = "use 1 to 249 letters, digits, dots, underscores and hyphens, or None"
-            raise InvalidDefinition(name, f"{value!r} is no Kafka topic name", remedy)
+        if value is not None:
+            topic_name(name, value)
     elif name == "archive_table":
         if value is not None and not (isinstance(value, str) and re.fullmatch(IDENTIFIER, value)):
             remedy = "use 1 to 63 lower-case letters, digits and underscores, a letter first, or None"

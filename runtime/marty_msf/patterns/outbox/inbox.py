@@ -8,12 +8,12 @@ from typing import Any, Final
 from marty_msf.core import event_identity
 from marty_msf.core.errors import InvalidDefinition, InvalidEvent
 from marty_msf.core.event_identity import Identity
+from marty_msf.patterns.arguments import MOST_HOURS, whole_number
 from marty_msf.patterns.choreography.event import Event
 from marty_msf.store import inbox
 from marty_msf.store.session import session_of
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
-MOST_HOURS: Final = 876_000
 
 
 class Inbox:
@@ -29,12 +29,8 @@ class Inbox:
         if not (isinstance(consumer, str) and NAME.fullmatch(consumer)):
             problem = f"{consumer!r} is no name"
             raise InvalidDefinition("consumer", problem, "use letters, digits, '.', '_' and '-', at most 200")
-        if not (isinstance(remember_hours, int) and 1 <= remember_hours <= MOST_HOURS):
-            raise InvalidDefinition(
-                "remember_hours", f"{remember_hours!r} is no number from 1 to {MOST_HOURS}", "correct it"
-            )
         self._consumer = f"inbox:{consumer}"
-        self._remember_hours = remember_hours
+        self._remember_hours = whole_number("remember_hours", remember_hours, MOST_HOURS)
 
     @asynccontextmanager
     async def once(self, connection: Any, event: Any) -> AsyncIterator[bool]:

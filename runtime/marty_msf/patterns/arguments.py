@@ -1,0 +1,43 @@
+"""Arguments of the library's classes, checked where they are given. Each raises InvalidDefinition with path, value and remedy."""
+
+import math
+import re
+from typing import Any, Final, TypeVar
+
+from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.spec import TOPIC
+
+TOPIC_CHARACTERS: Final = 249
+#: A hundred years.
+MOST_HOURS: Final = 876_000
+
+ArgumentT = TypeVar("ArgumentT")
+
+
+def whole_number(path: str, value: object, most: int, least: int = 1) -> int:
+    """A number that counts something."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise InvalidDefinition(path, f"{value!r} is no whole number from {least} to {most}", "correct it")
+
+
+def seconds_above_zero(path: str, value: object) -> float:
+    """How long something may take."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return value
+    raise InvalidDefinition(path, f"{value!r} is no number of seconds above 0", "correct it")
+
+
+def topic_name(path: str, value: object) -> str:
+    """A name that Kafka takes."""
+    if isinstance(value, str) and len(value) <= TOPIC_CHARACTERS and re.fullmatch(TOPIC, value):
+        return value
+    remedy = "use 1 to 249 letters, digits, dots, underscores and hyphens"
+    raise InvalidDefinition(path, f"{value!r} is no Kafka topic name", remedy)
+
+
+def instance_of(path: str, value: Any, kind: type[ArgumentT], remedy: str) -> ArgumentT:
+    """An object of one of our classes."""
+    if isinstance(value, kind):
+        return value
+    raise InvalidDefinition(path, f"is a {type(value).__name__}, no {kind.__name__}", remedy)
