@@ -493,7 +493,7 @@ async def test_the_role_makes_its_retention_known_and_is_the_janitor(
 
 
 async def test_sagas_of_an_application_have_a_retention_too(postgres_url: str, conn: asyncpg.Connection) -> None:
-    with pytest.raises(InvalidDefinition, match="retention_hours: 0 is no number from 1 to"):
+    with pytest.raises(InvalidDefinition, match="retention_hours: 0 is no whole number from 1 to"):
         SagaOrchestrator("transfers", retention_hours=0)
 
     async with SagaOrchestrator("transfers", retention_hours=5, database_url=postgres_url):

@@ -10,10 +10,10 @@ from marty_msf.core.resources.saga_step import HANDLER
 from marty_msf.core.resources.spec import SERVICE
 from marty_msf.core.saga.own_data import OWN_DATA
 from marty_msf.core.user_values import keepable
+from marty_msf.patterns.arguments import MOST_HOURS, whole_number
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 MOST_WORKERS: Final = 1000
-MOST_HOURS: Final = 876_000
 #: Beside the saga's type, which is kept with it.
 KEY_CHARACTERS: Final = 400
 
@@ -27,16 +27,12 @@ def orchestrator_name(name: object) -> str:
 
 def worker_count(count: object) -> int:
     """Calls at once."""
-    if isinstance(count, int) and not isinstance(count, bool) and 1 <= count <= MOST_WORKERS:
-        return count
-    raise InvalidDefinition("worker_count", f"{count!r} is no number from 1 to {MOST_WORKERS}", "correct it")
+    return whole_number("worker_count", count, MOST_WORKERS)
 
 
 def retention_hours(hours: object) -> int:
     """How long sagas are kept after their end."""
-    if isinstance(hours, int) and not isinstance(hours, bool) and 1 <= hours <= MOST_HOURS:
-        return hours
-    raise InvalidDefinition("retention_hours", f"{hours!r} is no number from 1 to {MOST_HOURS}", "correct it")
+    return whole_number("retention_hours", hours, MOST_HOURS)
 
 
 def step_seconds(seconds: object) -> int:
