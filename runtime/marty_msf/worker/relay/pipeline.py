@@ -177,7 +177,7 @@ class Relay:
             await self._salvage()
         return Pass(
             published=self._settler.take_published(),
-            idle=not (found or sent or self._settler.flights or spoiled),
+            idle=not (found or sent or self._work.waiting or self._settler.flights or spoiled),
             blocked=len(self._shared.keys.full() & self._lanes.keys()),
             spoiled=spoiled,
         )
