@@ -17,7 +17,7 @@ from typing import Any, Final
 import asyncpg
 
 from bench.outbox import connect
-from bench.outbox.rows import FUNCTIONS, LIVE
+from bench.outbox.rows import FUNCTIONS, live_rows
 from bench.outbox.site import Running, Site
 from bench.outbox.topic import PARTITIONS, Topic
 from bench.peers import binaries
@@ -129,7 +129,7 @@ async def stage(contender: Contender, **topic_settings: str) -> AsyncIterator[St
                 await conn.execute(contender.schema)
             await conn.execute(FUNCTIONS)
             for count in PUT:
-                await conn.execute(_put_function(live.replace("{rows}", LIVE.replace("{count}", str(count))), count))
+                await conn.execute(_put_function(live.replace("{rows}", live_rows(count)), count))
         finally:
             await conn.close()
         rows = insert.replace("{rows}", "bench_rows($1, $2, $3)")

@@ -9,7 +9,7 @@ import asyncpg
 
 from bench.outbox.contenders import PUT, Contender, Stage, marty, stage
 from bench.outbox.outcome import Figures, Outcome, Void, numbered, pgbench, put, vacuum, value, verified
-from bench.outbox.rows import LIVE, Numbers
+from bench.outbox.rows import Numbers, live_rows
 from bench.outbox.topic import percentile
 from bench.outbox.work import CATCH_UP_SECONDS, DRAIN_SECONDS, HEAD
 from bench.peers.meter import WAL
@@ -30,9 +30,7 @@ async def urgent(contender: Contender, events: int, rate: int) -> Outcome:
         await value(it.site.url, f"ALTER SEQUENCE bench_number RESTART WITH {URGENT_FROM}")
         await vacuum(it.site.url)
         high = f"""SELECT count(marty.enqueue_event_bytes('{it.site.topic}', 'order_created', convert_to(payload, 'UTF8'),
-                   'urgent-' || aggregate, 'order', priority => 'high')) FROM {LIVE.replace("{count}", "1")}""".replace(
-            "\n", " "
-        )
+                   'urgent-' || aggregate, 'order', priority => 'high')) FROM {live_rows(1)}""".replace("\n", " ")
         async with contender.start(it.site) as relay:
             _, began = await it.topic.reach(int(total * HEAD), DRAIN_SECONDS)
             writer = asyncio.create_task(pgbench(it, high, "-T", str(DRAIN_SECONDS), "-R", str(rate)))

@@ -24,11 +24,15 @@ RETURNS TABLE (aggregate text, payload text) LANGUAGE sql VOLATILE AS $$
 $$;
 """
 
-#: As many events of any aggregates, as one transaction of an application would have them. A subquery and not a function:
-#: Postgres would plan a volatile one at each call, and that costs more than any outbox.
-LIVE: Final = f"""(
+
+def live_rows(count: int) -> str:
+    """As many events of any aggregates, as one transaction of an application would have them.
+
+    A subquery and not a function: Postgres would plan a volatile one at each call, and that costs more than any outbox.
+    """
+    return f"""(
     SELECT 'order-' || floor(random() * {AGGREGATES})::integer AS aggregate, bench_payload(n) AS payload
-      FROM (SELECT nextval('bench_number') AS n FROM generate_series(1, {{count}}) OFFSET 0) AS number
+      FROM (SELECT nextval('bench_number') AS n FROM generate_series(1, {count}) OFFSET 0) AS number
 ) AS live"""
 
 

@@ -43,9 +43,8 @@ class Meter:
 
     async def end(self) -> None:
         """The work is over."""
-        for name, seconds in cpu_since(self._before, cpu_by_process(self._pids)).items():
-            if name in self._groups:
-                self.cpu_seconds[name] = round(self.cpu_seconds.get(name, 0.0) + seconds, 2)
+        used = cpu_since(self._before, cpu_by_process(self._pids))
+        self.cpu_seconds = {name: seconds for name, seconds in used.items() if name in self._groups}
         commits, wal_bytes = await self._read()
         self.commits, self.wal_bytes = commits - self._began[0], wal_bytes - self._began[1]
 

@@ -27,13 +27,10 @@ ENTRIES: Final = "SELECT order_id, amount_cents FROM payments.entries"
 ENQUEUED: Final = "SELECT sequence, event_id::text AS event_id, order_id FROM ledger.enqueued"
 SUMMARIES: Final = "SELECT order_id, customer_id, status, total_cents FROM public.order_summary"
 INSTANCES: Final = "SELECT business_key, state FROM marty.saga_instance WHERE resource = $1"
-ACTIVE: Final = """
+#: $2: whether they are active.
+SAGAS: Final = """
 SELECT count(*) FROM marty.saga_instance
- WHERE resource = $1 AND state IN ('Pending', 'Running', 'Compensating')
-"""
-ENDED: Final = """
-SELECT count(*) FROM marty.saga_instance
- WHERE resource = $1 AND state NOT IN ('Pending', 'Running', 'Compensating')
+ WHERE resource = $1 AND (state IN ('Pending', 'Running', 'Compensating')) = $2
 """
 UNTOLD: Final = """
 SELECT (SELECT count(*) FROM orders.orders)
@@ -49,12 +46,12 @@ async def order_ids(database: asyncpg.Connection) -> frozenset[str]:
 
 async def active_sagas(database: asyncpg.Connection) -> int:
     """Instances that have begun and not ended."""
-    return int(await database.fetchval(ACTIVE, SAGA))
+    return int(await database.fetchval(SAGAS, SAGA, True))
 
 
 async def ended_sagas(database: asyncpg.Connection) -> int:
     """Instances that have ended, or wait for a person."""
-    return int(await database.fetchval(ENDED, SAGA))
+    return int(await database.fetchval(SAGAS, SAGA, False))
 
 
 async def unfinished(database: asyncpg.Connection) -> int:

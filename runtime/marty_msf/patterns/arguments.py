@@ -2,7 +2,7 @@
 
 import math
 import re
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.spec import TOPIC
@@ -10,8 +10,6 @@ from marty_msf.core.resources.spec import TOPIC
 TOPIC_CHARACTERS: Final = 249
 #: A hundred years.
 MOST_HOURS: Final = 876_000
-
-ArgumentT = TypeVar("ArgumentT")
 
 
 def whole_number(path: str, value: object, most: int, least: int = 1) -> int:
@@ -28,16 +26,15 @@ def seconds_above_zero(path: str, value: object) -> float:
     raise InvalidDefinition(path, f"{value!r} is no number of seconds above 0", "correct it")
 
 
-def topic_name(path: str, value: object) -> str:
-    """A name that Kafka takes."""
+def topic_name(path: str, value: object, otherwise: str = "") -> str:
+    """A name that Kafka takes; `otherwise` is added to the remedy."""
     if isinstance(value, str) and len(value) <= TOPIC_CHARACTERS and re.fullmatch(TOPIC, value):
         return value
-    remedy = "use 1 to 249 letters, digits, dots, underscores and hyphens"
+    remedy = f"use 1 to {TOPIC_CHARACTERS} letters, digits, dots, underscores and hyphens{otherwise}"
     raise InvalidDefinition(path, f"{value!r} is no Kafka topic name", remedy)
 
 
-def instance_of(path: str, value: Any, kind: type[ArgumentT], remedy: str) -> ArgumentT:
+def must_be(path: str, value: object, kind: type, remedy: str) -> None:
     """An object of one of our classes."""
-    if isinstance(value, kind):
-        return value
-    raise InvalidDefinition(path, f"is a {type(value).__name__}, no {kind.__name__}", remedy)
+    if not isinstance(value, kind):
+        raise InvalidDefinition(path, f"is a {type(value).__name__}, no {kind.__name__}", remedy)

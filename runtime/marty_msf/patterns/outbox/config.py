@@ -142,7 +142,7 @@ def _check(name: str, value: Any) -> None:
             raise InvalidDefinition(name, f"{value!r} is neither True nor False", "correct it")
     elif name == "dead_letter_topic":
         if value is not None:
-            topic_name(name, value)
+            topic_name(name, value, ", or None")
     elif name == "archive_table":
         if value is not None and not (isinstance(value, str) and re.fullmatch(IDENTIFIER, value)):
             remedy = "use 1 to 63 lower-case letters, digits and underscores, a letter first, or None"

@@ -12,7 +12,7 @@ from marty_msf.core.errors import InvalidDefinition, MartyError, NotRunning
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import ProblemReason
-from marty_msf.patterns.arguments import instance_of
+from marty_msf.patterns.arguments import must_be
 from marty_msf.patterns.database import opened
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.config import OutboxConfig, relay_spec
@@ -54,15 +54,11 @@ class EnhancedOutboxProcessor:
         """
         if message_broker is None:
             raise InvalidDefinition("message_broker", "is missing", "give what create_kafka_message_broker returns")
-        instance_of(
-            "message_broker", message_broker, KafkaMessageBroker, "give what create_kafka_message_broker returns"
-        )
+        must_be("message_broker", message_broker, KafkaMessageBroker, "give what create_kafka_message_broker returns")
         if repository is not None:
-            instance_of(
-                "repository", repository, EnhancedOutboxRepository, "give the application's own, or leave it out"
-            )
+            must_be("repository", repository, EnhancedOutboxRepository, "give the application's own, or leave it out")
         if config is not None:
-            instance_of("config", config, OutboxConfig, "give an OutboxConfig, or leave it out")
+            must_be("config", config, OutboxConfig, "give an OutboxConfig, or leave it out")
         self._session = repository.session if repository else None
         self._broker = message_broker
         self._config = config or (repository.config if repository else OutboxConfig())
