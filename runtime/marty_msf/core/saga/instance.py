@@ -194,9 +194,12 @@ def members_problem(members: Mapping[str, Any]) -> str | None:
 
 def _nests_too_deep(members: Mapping[str, Any]) -> bool:
     """Level by level, because recursion would fail at just the values this looks for."""
-    level = _holders(members.values())
-    if not level:  # mostly
+    for inner in members.values():
+        if isinstance(inner, _HOLDERS):
+            break
+    else:  # mostly
         return False
+    level = _holders(members.values())
     for _ in range(NESTING_LIMIT - 1):
         if not level:
             return False

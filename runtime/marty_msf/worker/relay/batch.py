@@ -99,7 +99,7 @@ class Encoder:
             if (
                 named is not None
                 and aggregate_id is not None
-                and (more is None or _own_key(more, aggregate_id) is None)
+                and (more is None or extras(more)["key"] in (None, aggregate_id))
             ):
                 key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
                 message = usual(event_id, event_type, aggregate_type, key, payload, time, id_, named)

@@ -66,6 +66,10 @@ class HeldKeys:
         """Whether an event of this aggregate must be held."""
         return key is not None and (key in self._stored.get(lane, ()) or key in self._pending.get(lane, ()))
 
+    def lanes(self) -> set[int]:
+        """The lanes of which an aggregate is held."""
+        return {*self._stored, *self._pending}
+
     def full(self) -> AbstractSet[int]:
         """The lanes of which so much is held that the rest waits in the outbox."""
         return {lane for lane, events in self._held.items() if events >= HELD_AT_MOST}
@@ -116,56 +120,48 @@ class AheadIds:
     """The events that were published before their lane's position comes by."""
 
     def __init__(self) -> None:
-        self._stored: dict[int, set[int]] = {}
-        self._pending: dict[int, set[int]] = {}
+        #: id -> lane.
+        self._stored: dict[int, int] = {}
+        self._pending: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self._stored.values())) + sum(map(len, self._pending.values()))
-
-    def __bool__(self) -> bool:
-        return bool(self._stored or self._pending)
+        return len(self._stored) + len(self._pending)
 
     def ids(self) -> set[int]:
         """All of them."""
-        return set().union(*self._stored.values(), *self._pending.values())
+        return {*self._stored, *self._pending}
 
     def load(self, lanes: Iterable[int], ids: Mapping[int, int]) -> None:
         """What the database has (id -> lane) for lanes that were gained."""
-        for lane in lanes:
-            self.drop(lane)
-        for id_, lane in ids.items():
-            self._stored.setdefault(lane, set()).add(id_)
+        self.drop(lanes)
+        self._stored.update(ids)
 
-    def drop(self, lane: int) -> None:
-        """The lane is no longer ours."""
-        self._stored.pop(lane, None)
-        self._pending.pop(lane, None)
+    def drop(self, lanes: Iterable[int]) -> None:
+        """The lanes are no longer ours."""
+        lost = set(lanes)
+        for known in (self._stored, self._pending):
+            for id_ in [id_ for id_, lane in known.items() if lane in lost]:
+                del known[id_]
 
     def forget(self) -> None:
         """What is on its way is forgotten."""
         self._pending.clear()
 
-    def has(self, lane: int, id_: int) -> bool:
-        """Whether the position is to pass over this event."""
-        return id_ in self._stored.get(lane, ()) or id_ in self._pending.get(lane, ())
+    def among(self, ids: Iterable[int]) -> frozenset[int]:
+        """Which of these events the position is to pass over."""
+        return frozenset([id_ for id_ in ids if id_ in self._stored or id_ in self._pending]) if self else frozenset()
 
     def sent(self, lane: int, id_: int) -> None:
         """The event is on its way."""
-        self._pending.setdefault(lane, set()).add(id_)
+        self._pending[id_] = lane
 
     def stored(self, ids: Mapping[int, int]) -> None:
         """The database has them (id -> lane) now."""
-        for id_, lane in ids.items():
-            self._stored.setdefault(lane, set()).add(id_)
-            if pending := self._pending.get(lane):
-                pending.discard(id_)
-                if not pending:
-                    del self._pending[lane]
+        self._stored.update(ids)
+        for id_ in ids:
+            self._pending.pop(id_, None)
 
     def passed(self, ids: Iterable[int]) -> None:
         """The position is behind them."""
-        gone = set(ids)
-        for lane in list(self._stored):
-            self._stored[lane] -= gone
-            if not self._stored[lane]:
-                del self._stored[lane]
+        for id_ in ids:
+            self._stored.pop(id_, None)

@@ -40,4 +40,4 @@ class Shared:
         """The lane is no longer ours."""
         self.epochs.pop(lane, None)
         self.keys.drop(lane)
-        self.ahead.drop(lane)
+        self.ahead.drop([lane])

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -57,7 +57,7 @@ class Request:
 class Caller(Protocol):
     """How steps are called: over HTTP, or in this process."""
 
-    async def call(self, request: Request) -> Outcome:
+    def call(self, request: Request) -> Awaitable[Outcome]:
         """Make the call and say what became of it; raises nothing but CancelledError."""
         ...
 

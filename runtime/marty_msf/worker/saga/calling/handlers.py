@@ -85,8 +85,8 @@ class _Mark(NamedTuple):
 class _Handler:
     """What is registered; all that can be said before a call, because calls are many."""
 
-    function: StepHandler
-    #: A coroutine function, which needs no thread.
+    function: Callable[[StepContext], Any]
+    #: What it gives is a coroutine, which needs no thread.
     awaits: bool
     #: For people.
     name: str
@@ -193,7 +193,9 @@ class Handlers:
             trace=request.traceparent,
         )
         try:
-            result = await bounded(self._run(handler, context), request.timeout_seconds)
+            # Most functions are coroutines: they are awaited without anything in between.
+            work = handler.function(context) if handler.awaits else self._in_thread(handler, context)
+            result = await bounded(work, request.timeout_seconds)
         except StepRejected as error:
             return Rejected(said(error) or f"{name} raised StepRejected", _spread())
         except TimeoutError as error:
@@ -232,8 +234,9 @@ class Handlers:
                 "the step is marked with @cached_saga_step and has a compensation",
                 "remove the one or the other: what is undone has to be done each time",
             )
-        awaits = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-            getattr(handler, "__call__", None)  # noqa: B004
+        awaits = inspect.iscoroutinefunction(handler) or (
+            not isinstance(handler, type)  # calling that one makes an object, whatever the object's own __call__ is
+            and inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
         )
         name = f"the {'compensation' if mark.undo else 'step'} handler of {mark.step!r}"
         self._handlers[mark] = _Handler(handler, awaits, name)
@@ -244,14 +247,11 @@ class Handlers:
         found = self._handlers.get((step, undo))
         return found.function if found else None
 
-    async def _run(self, handler: _Handler, context: StepContext) -> Any:
-        if handler.awaits:
-            result = handler.function(context)
-        else:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
-            work = partial(contextvars.copy_context().run, _called, handler.function, context)
-            result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _in_thread(self, handler: _Handler, context: StepContext) -> Any:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
+        work = partial(contextvars.copy_context().run, _called, handler.function, context)
+        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
         # A plain function may hand on the coroutine of another one.
         return await result if inspect.isawaitable(result) else result
 
