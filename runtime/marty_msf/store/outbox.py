@@ -11,6 +11,10 @@ from marty_msf.core.windows import BEGINNING, Positions, Snapshot, by_lane, unse
 #: Bound of the payloads of one read, so that large events cannot fill a worker's memory.
 READ_BYTES: Final = 16 * 1024 * 1024
 
+#: Of a session that reads all the time: every statement is planned once, and only indexes are looked up, because that plan is
+#: kept, whatever the tables looked like when it was made.
+PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off"
+
 #: The columns of an event as it is read, before and behind its payload. `extras` is NULL for the usual event: one column to
 #: decode instead of four; for one that has a priority only it is a constant, which costs a tenth of making it. A time that
 #: is too far away for a number ('infinity') is the farthest one: a read that fails would fail for all events.

@@ -32,7 +32,7 @@ from marty_msf.worker.relay.batch import ID, LANE, Batch, split
 from marty_msf.worker.relay.choosing import choose
 from marty_msf.worker.relay.flight import NOTHING, Flight, Lane, gone
 from marty_msf.worker.relay.publishing import Publisher, SessionPublisher
-from marty_msf.worker.relay.reading import Reading, read
+from marty_msf.worker.relay.reading import Connections, Reading, read
 from marty_msf.worker.relay.rules import Rules
 from marty_msf.worker.relay.settling import Settler
 from marty_msf.worker.relay.shared import Shared
@@ -76,9 +76,11 @@ class Relay:
         shared: Shared,
         limits: MutableMapping[str, int],
         publisher: Publisher | None = None,
+        connections: Connections | None = None,
     ) -> None:
-        """`publisher` in place of one session of `producer` for all lanes."""
+        """`publisher` in place of one session of `producer` for all lanes; `connections` for reads in place of the pool's."""
         self._pool = pool
+        self._connections = connections or pool.acquire
         self._publisher: Publisher = publisher or SessionPublisher(producer, rules, shared)
         self._rules = rules
         self._shared = shared
@@ -205,7 +207,7 @@ class Relay:
         if not states:
             return False
         with translate():
-            async with self._pool.acquire() as conn:
+            async with self._connections() as conn:
                 most = self._urgent.read_at_most(self._rules.prefetch)
                 found = await read(conn, {lane: state.read for lane, state in states.items()}, most)
                 # What was ready before has been sent meanwhile, unless more is waiting than goes out.

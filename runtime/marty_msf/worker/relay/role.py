@@ -29,6 +29,7 @@ from marty_msf.worker.relay.mapping import SourceTable
 from marty_msf.worker.relay.metrics import RelayMetrics
 from marty_msf.worker.relay.numbers import Numbers
 from marty_msf.worker.relay.pipeline import Pass, Relay
+from marty_msf.worker.relay.reading import Reader
 from marty_msf.worker.relay.rules import rules_of
 from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.surface.routes import Routes
@@ -84,6 +85,7 @@ class RelayRole:
         who = {"scope": self._scope, "holder": self._context.holder, "resource": self._context.resource}
         sessions = self._sessions(shared)
         publisher = LanePublisher(producer, sessions, self._rules, shared) if sessions else None
+        reader = Reader(self._context.pool)
         relay = Relay(
             self._context.pool,
             producer,
@@ -92,6 +94,7 @@ class RelayRole:
             shared=shared,
             limits=self._batch_bytes,
             publisher=publisher,
+            connections=reader.connection,
         )
         held = HeldSender(
             self._context.pool,
@@ -125,6 +128,7 @@ class RelayRole:
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
+            await reader.close()
             if sessions:
                 await sessions.stop()
             self._show_lanes(0)
