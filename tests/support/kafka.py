@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
 
@@ -112,3 +113,12 @@ def count_topic(bootstrap: str, topic: str) -> int:
         return sum(high - low for low, high in marks)
     finally:
         consumer.close()
+
+
+def set_config(bootstrap: str, topic: str, config: dict[str, str]) -> None:
+    """Change settings of a topic."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    entries = [ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET) for name, value in config.items()]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
+    for changed in admin.incremental_alter_configs([resource]).values():
+        changed.result(timeout=30)

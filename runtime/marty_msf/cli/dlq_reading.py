@@ -27,6 +27,7 @@ _SHOWN: Final = {
     "Attempts": "attempts",
     "First failed": "first_failed_at",
     "Last failed": "last_failed_at",
+    "Not copied": "dead_letter_topic_error",
     "Due": "due_at",
     "Enqueued": "created_at",
     "Topic": "topic",

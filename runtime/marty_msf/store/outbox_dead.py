@@ -137,7 +137,9 @@ class Whole:
     error: str | None
     first_failed_at: datetime | None
     last_failed_at: datetime | None
+    #: Whether the dead-letter topic has it, and why it does not take it.
     copied: bool
+    copy_error: str | None
     held_at: datetime
     created_at: datetime
     event_id: UUID
@@ -161,7 +163,7 @@ class Whole:
 
 
 SHOW: Final = """
-SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, held_at,
+SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error, held_at,
        created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
        deliver_after, message_key
   FROM marty.outbox_held

@@ -60,7 +60,7 @@ async def pick(conn: Connection, chosen: Choice, above: int, limit: int) -> list
 REDRIVE: Final = """
 WITH moved AS (
     UPDATE marty.outbox_held
-       SET state = 'Retrying', attempts = 0, copied = false,
+       SET state = 'Retrying', attempts = 0, copied = false, copy_error = NULL,
            due_at = CASE WHEN NOT in_order THEN greatest(statement_timestamp(), deliver_after) END
      WHERE id = ANY($1::bigint[]) AND state = 'Dead'
     RETURNING id, lane, cause, CASE WHEN in_order THEN aggregate_id END AS aggregate_id
@@ -121,7 +121,7 @@ async def _moved(conn: Connection, statement: str, ids: Sequence[int]) -> list[i
 
 
 LOCK_ONE: Final = """
-SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, held_at,
+SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error, held_at,
        created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
        deliver_after, message_key
   FROM marty.outbox_held

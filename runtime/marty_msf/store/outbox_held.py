@@ -264,31 +264,36 @@ async def settle(
     return Settled(free, changes.held, changes.dead, changes.published.total())
 
 
+#: $3: those too that the dead-letter topic $4 has refused, but for its own.
 UNCOPIED: Final = """
 SELECT id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id, payload,
        headers, (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL THEN NULL ELSE jsonb_build_object('key', message_key)::text END AS extras,
        attempts, cause, error, first_failed_at, last_failed_at
   FROM marty.outbox_held
- WHERE state = 'Dead' AND NOT copied AND lane = ANY($1::smallint[])
+ WHERE state = 'Dead' AND NOT copied AND (copy_error IS NULL OR ($3 AND topic <> $4)) AND lane = ANY($1::smallint[])
  ORDER BY id LIMIT $2
 """
 
 
-async def uncopied(conn: Connection, lanes: Collection[int], limit: int) -> Sequence[Record]:
-    """Dead letters that the dead-letter topic has not got yet."""
-    rows: Sequence[Record] = await conn.fetch(UNCOPIED, sorted(lanes), limit)
+async def uncopied(
+    conn: Connection, lanes: Collection[int], limit: int, topic: str, *, refused: bool
+) -> Sequence[Record]:
+    """Dead letters that the dead-letter topic has not got yet; with `refused` those too that it did not take."""
+    rows: Sequence[Record] = await conn.fetch(UNCOPIED, sorted(lanes), limit, refused, topic)
     return rows
 
 
 MARK_COPIED: Final = """
-UPDATE marty.outbox_held SET copied = true WHERE id = ANY($1::bigint[])
+UPDATE marty.outbox_held AS h SET copied = c.error IS NULL, copy_error = c.error
+  FROM unnest($1::bigint[], $2::text[]) AS c (id, error)
+ WHERE h.id = c.id AND h.state = 'Dead'
 """
 
 
-async def mark_copied(conn: Connection, ids: Collection[int]) -> None:
-    """Kafka has acknowledged the copies of these dead letters."""
-    await conn.execute(MARK_COPIED, list(ids))
+async def mark_copied(conn: Connection, copies: Mapping[int, str | None]) -> None:
+    """What became of the copies of these dead letters: Kafka has acknowledged them (None), or why it does not take them."""
+    await conn.execute(MARK_COPIED, list(copies), list(copies.values()))
 
 
 UNBLOCK: Final = """

@@ -396,3 +396,20 @@ async def test_a_position_of_this_cluster_is_not_reset(conn: asyncpg.Connection)
 
     with pytest.raises(InvalidDefinition, match="stored by this very Postgres cluster"):
         await verbs.reset_cursor(conn, ANN, republish=True, dry_run=False)
+
+
+@pytest.mark.parametrize("verb", [verbs.REDRIVE, verbs.DISCARD])
+async def test_who_comes_second_is_told_that_it_is_not_dead_any_more(
+    conn: asyncpg.Connection, second: asyncpg.Connection, verb: str
+) -> None:
+    taken, free = await held(conn, aggregate="a"), await held(conn, aggregate="b")
+    async with conn.transaction():
+        await outbox_dead_verb.pick(conn, Choice(ids=[taken]), 0, 1)
+        await outbox_dead_verb.redrive(conn, [taken])
+        other = asyncio.create_task(do(second, verb, Choice(ids=[taken, free]), BOB))
+        # It has seen both as dead, and waits for our lock.
+        await eventually(lambda: conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    done = await other
+    assert (done.affected, list(done.refused)) == (1, [taken])
+    assert "is not dead: it is Retrying" in str(done.refused[taken])
+    await check_counters(conn)

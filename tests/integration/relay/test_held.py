@@ -24,7 +24,7 @@ from tests.integration.relay.setup import (
     pool_and_producer,
     take_lanes,
 )
-from tests.support.kafka import create_topic, delete_topics, read_topic
+from tests.support.kafka import create_topic, delete_topics, read_topic, set_config
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -182,6 +182,38 @@ async def test_a_dead_letter_topic_that_may_not_be_written_to_stands_in_nobodys_
 
         await eventually(copied)
     assert read_topic(kafka_bootstrap, letters)[-1].headers["marty-original-topic"] == small.encode()
+
+
+async def test_a_copy_that_the_dead_letter_topic_refuses_is_told_of_and_tried_again_by_the_next_process(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    small = topic_factory("small", partitions=1, config={"max.message.bytes": "1500"})
+    letters = topic_factory("letters", config={"max.message.bytes": "700"})
+    await enqueue(conn, small, "a", 0, note=TOO_LARGE)
+    await enqueue(conn, letters, "b", 0, note=TOO_LARGE)
+
+    async def died() -> dict[str, tuple[bool, str | None]]:
+        rows = await conn.fetch("SELECT aggregate_id, copied, copy_error FROM marty.outbox_held WHERE state = 'Dead'")
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    async with whole(postgres_url, kafka_bootstrap, letters, deadLetter={"threshold": 1}) as all_of_it:
+
+        async def refused() -> dict[str, tuple[bool, str | None]]:
+            await all_of_it.publish()
+            await all_of_it.sender.run_once()
+            return await died()
+
+        found = await eventually(refused, lambda rows: len(rows) == 2 and all(error for _, error in rows.values()))
+        assert not found["a"][0]
+        assert "raise its max.message.bytes" in str(found["a"][1])
+        assert found["b"] == (False, "it was refused by this very topic")
+        # Nothing is asked of Kafka again and again.
+        assert await eventually(all_of_it.sender.run_once, lambda done: done.idle)
+    set_config(kafka_bootstrap, letters, {"max.message.bytes": "100000"})
+    async with whole(postgres_url, kafka_bootstrap, letters, deadLetter={"threshold": 1}) as all_of_it:
+        await eventually(all_of_it.sender.run_once, lambda done: done.idle)
+    assert await died() == {"a": (True, None), "b": (False, "it was refused by this very topic")}
+    assert [it.headers["marty-original-topic"] for it in read_topic(kafka_bootstrap, letters)] == [small.encode()]
 
 
 class OneHeldBack:

@@ -40,6 +40,8 @@ COPIES: Final = 100
 COUNT_SECONDS: Final = 2
 #: Between two looks for a topic that is missing.
 MISSING_SECONDS: Final = 1
+#: Before a dead-letter topic is asked again for a copy that it refused: somebody may have raised its limit.
+COPY_AGAIN_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class HeldSender:
         #: Aggregates, or single events, whose events go one at a time.
         self._alone: set[str | int] = set()
         self._count_at = 0.0
+        self._copy_again_at = 0.0
 
     async def stop(self) -> None:
         """End the session."""
@@ -236,7 +239,8 @@ class HeldSender:
             return False
         with translate():
             async with self._pool.acquire() as conn:
-                rows = await outbox_held.uncopied(conn, epochs, COPIES)
+                again = time.monotonic() >= self._copy_again_at
+                rows = await outbox_held.uncopied(conn, epochs, COPIES, self._topic, refused=again)
         if not rows:
             return False
         producer = await self._session()
@@ -244,13 +248,19 @@ class HeldSender:
         if not partitions[self._topic]:
             self._shared.miss(self._topic, MISSING_SECONDS)
             return False
+        copies: dict[int, str | None] = {}
         try:
             for row in rows:
-                # Refused by this very topic, it would be refused again.
-                if row[TOPIC] != self._topic:
+                if row[TOPIC] == self._topic:
+                    copies[row[ID]] = "it was refused by this very topic"
+                else:
                     await producer.acknowledged(await producer.send(self._as_dead_letter(row, partitions)))
+                    copies[row[ID]] = None
         except (PoisonEvent, PoisonBatch) as error:
             logger.warning("dead letter %d stays in the database only: %s", row[ID], error)
+            copies[row[ID]] = str(error)
+            # One that is refused again is enough to know that nothing has changed.
+            self._copy_again_at = time.monotonic() + COPY_AGAIN_SECONDS
             await self.stop()
         except TopicUnavailable:
             # It may be described but not written to, or was deleted: all are copied later, nothing else waits for it.
@@ -259,7 +269,7 @@ class HeldSender:
             return False
         with translate():
             async with self._pool.acquire() as conn:
-                await outbox_held.mark_copied(conn, [row[ID] for row in rows[: rows.index(row) + 1]])
+                await outbox_held.mark_copied(conn, copies)
         return True
 
     def _as_dead_letter(

@@ -92,20 +92,27 @@ async def carry_out(
     conn: Connection, verb: str, chosen: Choice, person: Person, progress: Callable[[int], None] | None = None
 ) -> Done:
     """Redrive or discard, in the order of ids; `chosen` as `preview` gives it. `progress` is told the sum so far."""
-    refused = await refusals(conn, chosen)
     affected, above = 0, 0
+    done: set[int] = set()
     while True:
         async with conn.transaction():
             picked = await outbox_dead_verb.pick(conn, chosen, above, BATCH)
             if not picked:
-                return Done(affected, refused)
+                break
             moved = await _STEPS[verb](conn, picked)
             if moved:
                 what = {"chosen": chosen.form(), "ids": moved}
                 await outbox_dead_verb.audit(conn, verb, person.who, person.why, what, len(moved))
         affected, above = affected + len(moved), picked[-1]
+        if chosen.ids is not None:
+            done.update(moved)
         if progress is not None:
             progress(affected)
+    # Asked for behind the work: who came first while we waited for the lock has made them something else than dead.
+    if chosen.ids is None:
+        return Done(affected, {})
+    left = replace(chosen, ids=[number for number in chosen.ids if number not in done])
+    return Done(affected, await refusals(conn, left))
 
 
 @dataclass(frozen=True, slots=True)
