@@ -156,7 +156,7 @@ async def test_what_the_database_itself_refuses_is_told_as_an_invalid_event(
 ) -> None:
     # As after a migration that lowers the limit, while this process is older.
     definition = await conn.fetchval("SELECT pg_get_functiondef('marty.enqueue_event_bytes'::regproc)")
-    await conn.execute(definition.replace("> 900000", "> 5"))
+    await conn.execute(definition.replace("900000", "5"))
     repository = EnhancedOutboxRepository(driver.given)
     with pytest.raises(InvalidEvent, match=r"payload of 7 bytes.*identifier"):
         async with driver.transaction():

@@ -1,6 +1,8 @@
 """The outbox's SQL face: what `marty.enqueue_event` accepts and refuses, the stored position, and its one owner."""
 
+import json
 import secrets
+from datetime import UTC, datetime
 
 import asyncpg
 import pytest
@@ -65,11 +67,11 @@ async def test_arguments_may_be_given_by_name(conn: asyncpg.Connection) -> None:
         (but(headers='{"a": 1}'), "MA003", "'a' is refused"),
         (but(headers="[]"), "MA003", "must be a JSON object"),
         (but(headers='{"a": "' + "y" * 16_384 + '"}'), "MA003", "at most 16384 bytes"),
-        (but(event_type=""), "MA004", "event type ''"),
-        (but(event_type=None), "MA004", "event type NULL"),
-        (but(aggregate_id=""), "MA004", "aggregate id ''"),
-        (but(aggregate_id="a" * 513), "MA004", "aggregate id"),
-        (but(aggregate_type=None), "MA004", "aggregate type NULL"),
+        (but(event_type=""), "MA004", "event_type '' is missing"),
+        (but(event_type=None), "MA004", "event_type NULL is missing"),
+        (but(aggregate_id=""), "MA004", "aggregate_id '' is empty"),
+        (but(aggregate_id="a" * 513), "MA004", "aggregate_id 'a{513}' is empty or has more than 512 bytes"),
+        (but(aggregate_type=None), "MA004", "aggregate_type NULL"),
         (but(payload=None), "MA004", "payload is missing"),
     ],
 )
@@ -98,6 +100,45 @@ async def test_a_time_that_is_none_is_refused(conn: asyncpg.Connection, time: st
             "SELECT marty.enqueue_event('t', 'e', '{}', 'a', deliver_after => $1::text::timestamptz)", time
         )
     assert (caught.value.sqlstate, bool(caught.value.hint)) == ("MA005", True)
+
+
+ENQUEUE_ALL = "SELECT marty.enqueue_events($1::text::jsonb)"
+
+
+async def test_an_array_of_events_is_enqueued_in_its_order(conn: asyncpg.Connection) -> None:
+    full = {
+        "topic": "t", "event_type": "e", "aggregate_type": "order", "message_key": "k", "priority": "high",
+        "headers": {"a": "b"}, "max_delivery_attempts": 3, "deliver_after": "2026-01-31T12:00:00.5+01:00",
+    }
+    events = [{**full, "payload": None}, {"topic": "t", "event_type": "e", "payload": [2], "aggregate_id": None}]
+    ids = await conn.fetchval(ENQUEUE_ALL, json.dumps(events))
+
+    rows = await conn.fetch("SELECT * FROM marty.outbox ORDER BY id")
+    assert [(row["id"], row["payload"]) for row in rows] == list(zip(ids, (b"null", b"[2]"), strict=True))
+    assert (rows[0]["priority"], rows[0]["max_attempts"], rows[0]["headers"]) == (2, 3, '{"a": "b"}')
+    assert rows[0]["deliver_after"] == datetime(2026, 1, 31, 11, 0, 0, 500_000, UTC)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("topic", 5, "event 1 of the array: 'topic' cannot be 5"),
+        ("event_type", None, "'event_type' cannot be null"),
+        ("headers", ["a"], "'headers' cannot be \\[\"a\"\\]"),
+        ("max_delivery_attempts", "many", "'max_delivery_attempts' cannot be \"many\""),
+        ("max_delivery_attempts", 1.5, "'max_delivery_attempts' cannot be 1.5"),
+        ("deliver_after", "soon", "'deliver_after' cannot be \"soon\""),
+        ("deliver_after", "2026-01-31T12:00:00", "'deliver_after' cannot be"),
+        ("retries", 5, "event 1 of the array has an unknown field 'retries'"),
+    ],
+)
+async def test_a_field_of_an_array_that_cannot_be_is_named_with_its_place(
+    conn: asyncpg.Connection, field: str, value: object, message: str
+) -> None:
+    good = {"topic": "t", "event_type": "e", "payload": {}}
+    with pytest.raises(asyncpg.PostgresError, match=message) as caught:
+        await conn.fetchval(ENQUEUE_ALL, json.dumps([good, {**good, field: value}]))
+    assert (caught.value.sqlstate, bool(caught.value.hint)) == ("MA004", True)
 
 
 async def test_sql_in_the_arguments_is_data(conn: asyncpg.Connection) -> None:

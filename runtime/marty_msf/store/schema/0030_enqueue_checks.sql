@@ -37,13 +37,20 @@ BEGIN
             RAISE EXCEPTION 'topic % is Kafka''s own, where nobody else may write', quote_literal(topic)
                 USING ERRCODE = 'MA002', HINT = 'Use another topic.';
         END IF;
-        IF payload IS NULL OR aggregate_type IS NULL OR octet_length(aggregate_type) > 200
-            OR event_type IS NULL OR octet_length(event_type) NOT BETWEEN 1 AND 200
-            OR octet_length(aggregate_id) NOT BETWEEN 1 AND 512 THEN
-            RAISE EXCEPTION 'event type %, aggregate type %, aggregate id % or payload is missing or too long',
-                quote_nullable(left(event_type, 250)), quote_nullable(left(aggregate_type, 250)), quote_nullable(left(aggregate_id, 600))
-                USING ERRCODE = 'MA004',
-                      HINT = 'Give 1 to 200 bytes of event type, at most 200 of aggregate type, 1 to 512 of aggregate id or NULL for an event without order, and a payload.';
+        IF payload IS NULL THEN
+            RAISE EXCEPTION 'payload is missing' USING ERRCODE = 'MA004', HINT = 'Give a payload; an empty one is one.';
+        END IF;
+        IF event_type IS NULL OR octet_length(event_type) NOT BETWEEN 1 AND 200 THEN
+            RAISE EXCEPTION 'event_type % is missing or has more than 200 bytes', quote_nullable(left(event_type, 250))
+                USING ERRCODE = 'MA004', HINT = 'Give 1 to 200 bytes.';
+        END IF;
+        IF aggregate_type IS NULL OR octet_length(aggregate_type) > 200 THEN
+            RAISE EXCEPTION 'aggregate_type % is NULL or has more than 200 bytes', quote_nullable(left(aggregate_type, 250))
+                USING ERRCODE = 'MA004', HINT = 'Give at most 200 bytes.';
+        END IF;
+        IF octet_length(aggregate_id) NOT BETWEEN 1 AND 512 THEN
+            RAISE EXCEPTION 'aggregate_id % is empty or has more than 512 bytes', quote_literal(left(aggregate_id, 600))
+                USING ERRCODE = 'MA004', HINT = 'Give 1 to 512 bytes, or NULL for an event without order.';
         END IF;
         IF headers <> '{}' THEN
             IF jsonb_typeof(headers) <> 'object' OR octet_length(headers::text) > 16384 THEN

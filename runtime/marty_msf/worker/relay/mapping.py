@@ -19,8 +19,8 @@ from marty_msf.worker.board import Board
 
 logger = logging.getLogger(__name__)
 
-#: A table that was made anew has no trigger.
-LOOK_SECONDS: Final = 60.0
+#: A table that was made anew has no trigger, and one whose column was renamed refuses its rows.
+LOOK_SECONDS: Final = 10.0
 #: After something that a person, or the end of a transaction, mends.
 RETRY_SECONDS: Final = 5.0
 #: A table is in use for so many tries in a row before that is told.
