@@ -80,11 +80,11 @@ SELECT lane FROM held
 
 
 async def write(
-    conn: Connection, wave: Wave, *, resource: str, scope: str, holder: str, epochs: Mapping[int, int]
+    conn: Connection, wave: Wave, *, resource: str, scope: str, holder: str, epochs: Mapping[int, int], slot: int
 ) -> frozenset[int]:
     """Write the wave and commit it; returns the lanes that were still ours. Nothing of the others was written.
 
-    `epochs` names every lane of the wave. Raises asyncpg.UniqueViolationError, nothing written, when an instance is
+    `epochs` names every lane of the wave; ends are counted in the counter's `slot`, one of these lanes. Raises asyncpg.UniqueViolationError, nothing written, when an instance is
     further than the caller believes.
     """
     rows = await conn.fetch(
@@ -101,7 +101,7 @@ async def write(
         wave.changed_lanes,
         wave.states,
         wave.errors,
-        min(epochs),
+        slot,
         wave.parked_before,
     )
     return frozenset(row[0] for row in rows)

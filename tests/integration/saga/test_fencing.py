@@ -34,7 +34,7 @@ async def test_a_former_owners_wave_writes_only_the_lanes_that_are_still_its_own
     wave = saga_wave.Wave(ids, [2, 2, 2], lanes, [b"a", b"b", b"c"], ids, lanes, ["Completed"] * 3, [""] * 3)
 
     kept = await saga_wave.write(
-        conn, wave, resource=RESOURCE, scope=SCOPE, holder="me", epochs={lane: held[lane] for lane in lanes}
+        conn, wave, resource=RESOURCE, scope=SCOPE, holder="me", epochs={lane: held[lane] for lane in lanes}, slot=3
     )
 
     assert kept == {3, 5}

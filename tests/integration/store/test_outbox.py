@@ -107,8 +107,14 @@ ENQUEUE_ALL = "SELECT marty.enqueue_events($1::text::jsonb)"
 
 async def test_an_array_of_events_is_enqueued_in_its_order(conn: asyncpg.Connection) -> None:
     full = {
-        "topic": "t", "event_type": "e", "aggregate_type": "order", "message_key": "k", "priority": "high",
-        "headers": {"a": "b"}, "max_delivery_attempts": 3, "deliver_after": "2026-01-31T12:00:00.5+01:00",
+        "topic": "t",
+        "event_type": "e",
+        "aggregate_type": "order",
+        "message_key": "k",
+        "priority": "high",
+        "headers": {"a": "b"},
+        "max_delivery_attempts": 3,
+        "deliver_after": "2026-01-31T12:00:00.5+01:00",
     }
     events = [{**full, "payload": None}, {"topic": "t", "event_type": "e", "payload": [2], "aggregate_id": None}]
     ids = await conn.fetchval(ENQUEUE_ALL, json.dumps(events))

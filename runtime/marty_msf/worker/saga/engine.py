@@ -167,6 +167,7 @@ class Engine:
                 parts = [
                     tasks.create_task(self._writers.write_starts(lines)),
                     tasks.create_task(self._writers.write_waves(lines)),
+                    *([tasks.create_task(self._writers.write_beside(lines.beside))] if lines.beside else []),
                     tasks.create_task(self._calls.run()),
                     tasks.create_task(self.breakers.run()),
                     tasks.create_task(self._locks.run()),

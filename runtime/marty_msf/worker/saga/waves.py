@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import itertools
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -112,8 +112,8 @@ class Waves:
         self._refused = refused
         self._verb_settled = verb_settled
         self._sheet = _Sheet()
-        #: What is being written.
-        self._writing: Collection[Live] = ()
+        #: What is being written, by one wave or by two.
+        self._writing: set[Live] = set()
         #: Events for which there is no place on the sheet yet, in order: of instances that are being written, and of any
         #: when it is full.
         self._inbox: list[tuple[Live, Event]] = []
@@ -169,20 +169,25 @@ class Waves:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something to write."""
-        return bool(self._sheet.drafts or self._inbox)
+        """Whether there is something to write; what is in the inbox waits for the wave that its instance is in."""
+        return bool(self._sheet.drafts)
 
-    async def run_once(self, conn: Connection) -> Pass:
-        """Write what happened so far and obey what it asks for."""
+    @property
+    def size(self) -> int:
+        """In how many instances something happened that waits to be written."""
+        return len(self._sheet.drafts)
+
+    async def run_once(self, conn: Connection, *, beside: bool = False) -> Pass:
+        """Write what happened so far and obey what it asks for. `beside`: while another wave is being written."""
         sheet, self._sheet = self._sheet, _Sheet()
         sheet.leave_out_the_gone()
-        self._writing = sheet.drafts
+        self._writing |= sheet.drafts.keys()
         # Those that only lacked a place have one now, before anything that happens while this wave is being written.
         self._tell_waiting()
         ended, refused = 0, frozenset[int]()
         try:
             if sheet.drafts:
-                refused = await self._write(conn, sheet)
+                refused = await self._write(conn, sheet, beside=beside)
             for live, draft in sheet.drafts.items():
                 if live.gone or live.lane in refused:
                     continue
@@ -192,7 +197,7 @@ class Waves:
                 for verb, refusal in draft.verbs:
                     self._verb_settled(live, verb, refusal)
         finally:
-            self._writing = ()
+            self._writing -= sheet.drafts.keys()
         self._tell_waiting()
         self._progress.set()
         return Pass(len(sheet.lives), ended, refused)
@@ -203,7 +208,7 @@ class Waves:
         for live, event in waited:
             self.tell(live, event)
 
-    async def _write(self, conn: Connection, sheet: _Sheet) -> frozenset[int]:
+    async def _write(self, conn: Connection, sheet: _Sheet, *, beside: bool) -> frozenset[int]:
         """Commit the wave; the lanes that are not ours any more."""
         rows = sheet.rows
         if not rows.ids:
@@ -214,7 +219,14 @@ class Waves:
         try:
             with self._memory.writing(), translate():
                 held = await saga_wave.write(
-                    conn, rows, resource=self._resource, scope=self._scope, holder=self._holder, epochs=epochs
+                    conn,
+                    rows,
+                    resource=self._resource,
+                    scope=self._scope,
+                    holder=self._holder,
+                    epochs=epochs,
+                    # Each counts in a row of its own: one wave would wait for the other's commit.
+                    slot=max(epochs) if beside else min(epochs),
                 )
         except asyncpg.UniqueViolationError:
             # The journal is ahead of our memory, whatever the reason: the memory is wrong, not the journal.

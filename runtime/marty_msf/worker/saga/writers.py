@@ -22,6 +22,10 @@ from marty_msf.worker.saga.waves import Waves
 
 #: A pool below this size has no connection to spare: the writers share one.
 CONNECTIONS_FOR_TWO: Final = 4
+#: From this size on a second wave may be written beside the first.
+CONNECTIONS_FOR_THREE: Final = 6
+#: Instances of a wave that is written beside another one: fewer wait, because small commits cost as much as large ones.
+BESIDE: Final = 48
 #: How long a wave waits for a start's commit before it is written beside it: about as long as a commit takes. Waiting to the end
 #: of each made the two writers and the calls go in lock-step, each idle while another worked.
 PATIENCE_SECONDS: Final = 0.002
@@ -29,10 +33,11 @@ PATIENCE_SECONDS: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The connection of each writer: one and the same, or two."""
+    """The connection of each writer: one and the same, or two; and of a second wave, if there is one to spare."""
 
     starts: Connection
     waves: Connection
+    beside: Connection | None = None
 
 
 @asynccontextmanager
@@ -44,7 +49,11 @@ async def open_lines(pool: asyncpg.Pool) -> AsyncIterator[Lines]:
                 yield Lines(waves, waves)
             return
         async with _line(pool) as starts, _patience(starts):
-            yield Lines(starts, waves)
+            if pool.get_max_size() < CONNECTIONS_FOR_THREE:
+                yield Lines(starts, waves)
+                return
+            async with _line(pool) as beside:
+                yield Lines(starts, waves, beside)
 
 
 class Writers:
@@ -80,6 +89,17 @@ class Writers:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(None if wait_ms is None else wait_ms / 1000):
                         await self._happened.wait()
+
+    async def write_beside(self, conn: Connection) -> None:
+        """Until cancelled, a second wave beside the first: while that one waits for the disk, the database and the calls would be
+        idle. Raises DatabaseUnavailable.
+        """
+        while True:
+            self._happened.clear()
+            if self._waves.size >= BESIDE:
+                await self._waves.run_once(conn, beside=True)
+            else:
+                await self._happened.wait()
 
     @asynccontextmanager
     async def _soon(self, patience_seconds: float | None) -> AsyncIterator[None]:
