@@ -96,7 +96,7 @@ class Failing(Shop):
 
 
 @asynccontextmanager
-async def pool_of(url: str, size: int = 6) -> AsyncIterator[asyncpg.Pool]:
+async def pool_of(url: str, size: int = 16) -> AsyncIterator[asyncpg.Pool]:
     pool = await open_pool(url, size, "marty-saga test")
     try:
         yield pool

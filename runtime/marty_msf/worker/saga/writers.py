@@ -23,7 +23,7 @@ from marty_msf.worker.saga.waves import Waves
 #: A pool below this size has no connection to spare: the writers share one.
 CONNECTIONS_FOR_TWO: Final = 4
 #: From this size on a second wave may be written beside the first.
-CONNECTIONS_FOR_THREE: Final = 6
+CONNECTIONS_FOR_THREE: Final = 8
 #: Instances of a wave that is written beside another one: fewer wait, because small commits cost as much as large ones.
 BESIDE: Final = 48
 #: How long a wave waits for a start's commit before it is written beside it: about as long as a commit takes. Waiting to the end
