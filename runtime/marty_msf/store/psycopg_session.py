@@ -6,6 +6,7 @@ from typing import Any
 
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from marty_msf.store.session import outside
 
@@ -41,6 +42,7 @@ def session_of(given: object) -> PsycopgSession | None:
 
 async def fetch(connection: AsyncConnection[Any], query: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """Rows of a statement with `$1`, on the connection as it stands."""
-    async with AsyncRawCursor(connection) as cursor:
+    # Our rows are read by place, whatever the application has its own made into.
+    async with AsyncRawCursor(connection, row_factory=tuple_row) as cursor:
         await cursor.execute(query.encode(), arguments)
         return await cursor.fetchall()

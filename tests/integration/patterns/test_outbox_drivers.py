@@ -10,6 +10,7 @@ import asyncpg
 import orjson
 import psycopg
 import pytest
+from psycopg.rows import class_row, dict_row, namedtuple_row, scalar_row
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -18,6 +19,7 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.patterns.outbox import (
     EnhancedOutboxRepository,
     EventPriority,
+    Inbox,
     InvalidEvent,
     OutboxConfig,
     OutsideTransaction,
@@ -151,12 +153,44 @@ async def test_a_batch_keeps_its_order_and_is_all_or_none(driver: Driver, conn: 
     assert rows[-1]["payload"] == b"as it is"
 
 
+class Row:
+    """What an application makes of its own rows; it knows nothing of ours."""
+
+    def __init__(self, *, sku: str) -> None:
+        self.sku = sku
+
+
+@pytest.mark.parametrize("rows", [dict_row, namedtuple_row, scalar_row, class_row(Row)])
+@pytest.mark.parametrize("name", ["psycopg", "session over psycopg"])
+async def test_the_rows_that_an_application_has_made_are_its_own_affair(
+    rows: Any, name: str, postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    async with DRIVERS[name](postgres_url) as driver:
+        given = raw = driver.given
+        if isinstance(given, AsyncSession):
+            raw = (await (await given.connection()).get_raw_connection()).driver_connection
+        raw.row_factory = rows
+        repository = EnhancedOutboxRepository(given)
+        number = await repository.enqueue_event(**event())
+        more = await repository.enqueue_events([event(), event()])
+        inbox = Inbox("stock")
+        handled = []
+        for _ in range(2):
+            async with inbox.once(given, {"ce_id": "e-1"}) as first:
+                handled.append(first)
+        assert (handled, await inbox.prune(given)) == ([True, False], 0)
+        assert raw.row_factory is rows
+        await given.commit()
+        await repository.wake()
+    assert [row["id"] for row in await conn.fetch("SELECT id FROM marty.outbox ORDER BY id")] == [number, *more]
+
+
 async def test_what_the_database_itself_refuses_is_told_as_an_invalid_event(
     driver: Driver, conn: asyncpg.Connection
 ) -> None:
     # As after a migration that lowers the limit, while this process is older.
     definition = await conn.fetchval("SELECT pg_get_functiondef('marty.enqueue_event_bytes'::regproc)")
-    await conn.execute(definition.replace("900000", "5"))
+    await conn.execute(definition.replace("> 900000", "> 5").replace("<= 900000", "<= 5"))
     repository = EnhancedOutboxRepository(driver.given)
     with pytest.raises(InvalidEvent, match=r"payload of 7 bytes.*identifier"):
         async with driver.transaction():
