@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import orjson
 
+from marty_msf.core import event_identity
 from marty_msf.core.records import field, header, header_start, tail, varint
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -172,11 +173,13 @@ class Envelope:
 def envelope(received: Mapping[str, bytes | None]) -> Envelope:
     """Read the attributes from a message's headers.
 
-    Kafka allows a header without a value: it counts as left out. Bytes that are no UTF-8 are replaced, a sequence that
-    is no number is None.
+    Kafka allows a header without a value: it counts as left out. Bytes that are no UTF-8 are replaced (in id and source so
+    that different ones stay different), a sequence that is no number is None.
     """
     text = {
-        name: value.decode(errors="replace") for name, value in received.items() if value and name.startswith("ce_")
+        name: event_identity.exact(value) if name in event_identity.HEADERS else value.decode(errors="replace")
+        for name, value in received.items()
+        if value and name.startswith("ce_")
     }
     sequence = text.get(SEQUENCE, "")
     return Envelope(

@@ -60,6 +60,14 @@ async def test_an_event_takes_effect_once_for_each_consumer(driver: Driver, stoc
     assert await stock.fetchval(LEFT) == 7
 
 
+async def test_events_whose_ids_are_no_text_take_effect_each(driver: Driver, stock: asyncpg.Connection) -> None:
+    ids = [b"\xff", b"\xfe", b"\0z", b"z", "\ud800", "?"]
+    for _ in range(2):
+        for event_id in ids:
+            await handle(driver, {"ce_source": b"/shop\xff", "ce_id": event_id})
+    assert await stock.fetchval(LEFT) == 10 - len(ids)
+
+
 async def test_an_event_whose_effects_fail_may_come_again(driver: Driver, stock: asyncpg.Connection) -> None:
     with pytest.raises(OSError, match="no answer"):
         await handle(driver, fail=True)

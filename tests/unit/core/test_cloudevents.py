@@ -74,3 +74,10 @@ def test_a_header_without_a_value_counts_as_left_out() -> None:
 
 def test_a_foreign_message_has_empty_attributes() -> None:
     assert envelope({"ce_type": b"\xff\xfe", "other": b"x"}) == Envelope("", "\ufffd\ufffd", "", "", "", None)
+
+
+def test_ids_that_are_no_text_stay_apart() -> None:
+    # A saga started by an event is known by them.
+    ids = {envelope({"ce_source": b"/s", "ce_id": it}).id for it in (b"\xff", b"\xfe", b"a\0", b"a")}
+    assert len(ids) == 4
+    assert envelope({"ce_source": b"\xff"}).source != envelope({"ce_source": b"\xfe"}).source

@@ -51,6 +51,18 @@ def test_the_headers_say_who_an_event_is(message: Any) -> None:
     assert identity_of(message) == ("/shop", "e-1")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [(b"\xff", b"\xfe"), (b"\0z", b"z"), ("\ud800", "?"), ("\0z", "z"), (b"\xff", "�")]
+)
+@pytest.mark.parametrize("kind", [dict, aiokafka, ConfluentMessage])
+def test_ids_that_no_text_can_hold_stay_apart(kind: Any, one: Any, other: Any) -> None:
+    assert identity_of(kind([("ce_id", one)])) != identity_of(kind([("ce_id", other)]))
+
+
+def test_an_id_in_a_buffer_is_its_bytes() -> None:
+    assert identity_of([("ce_id", memoryview(b"e-1"))]) == identity_of([("ce_id", bytearray(b"e-1"))]) == ("", "e-1")
+
+
 @pytest.mark.parametrize("message", [aiokafka(()), ConfluentMessage(None), ConfluentMessage([("ce_id", b"")])])
 def test_a_message_without_an_id_is_known_by_its_place(message: Any) -> None:
     assert identity_of(message) == ("kafka:orders/3", "7@1700")

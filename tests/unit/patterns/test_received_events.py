@@ -6,7 +6,9 @@ import pytest
 
 from marty_msf.core.errors import PoisonEvent
 from marty_msf.core.event_identity import IDENTITY_BYTES
+from marty_msf.core.user_values import keepable
 from marty_msf.patterns.choreography.event import Received
+from marty_msf.patterns.outbox.inbox import identity_of
 from marty_msf.worker.kafka_input import Record
 
 CONNECTION: Any = object()
@@ -47,10 +49,33 @@ def test_an_identity_of_any_length_fits_the_inbox() -> None:
 
 
 def test_what_postgres_cannot_keep_as_text_is_left_out() -> None:
-    received = Received.of_record(record(ce_id=b"a\0b", evil=b"\xff\0"))
+    received = Received.of_record(record(evil=b"\xff\0"))
 
-    assert received.event_id == "ab"
     assert "\0" not in received.headers["evil"]
+
+
+@pytest.mark.parametrize("name", ["ce_id", "ce_source"])
+@pytest.mark.parametrize(("one", "other"), [(b"\xff", b"\xfe"), (b"a\0b", b"ab")])
+def test_identities_that_are_no_text_stay_apart_also_as_the_handler_gets_them(
+    name: str, one: bytes, other: bytes
+) -> None:
+    received = [Received.of_record(record(**{name: value})) for value in (one, other)]
+    events = [it.event(CONNECTION) for it in received]
+
+    assert received[0] != received[1]
+    assert all(keepable(it.event_id) and keepable(it.source) for it in received)
+    assert [identity_of(it) for it in events] == [(it.source, it.event_id) for it in received]
+
+
+def test_an_event_without_an_id_is_apart_from_one_at_the_same_offset_of_another_partition() -> None:
+    headers = {"ce_source": b"/shop"}
+    events = [
+        Received.of_record(Record("orders", partition, 0, None, b"", headers, 7)).event(CONNECTION)
+        for partition in (0, 1)
+    ]
+
+    assert identity_of(events[0]) == ("kafka:orders/0", "0@7")
+    assert identity_of(events[0]) != identity_of(events[1])
 
 
 @pytest.mark.parametrize("value", [b"{", b"\xff", b"[" * 100_000])

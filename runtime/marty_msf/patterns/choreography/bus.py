@@ -14,6 +14,7 @@ from typing import Any, Final, Self, TypeVar
 
 from asyncpg import Connection
 
+from marty_msf.core import event_identity
 from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, NotRunning
 from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
@@ -257,8 +258,9 @@ class EventBus:
 
     async def forget(self, event: Event) -> None:
         """Within the handling of an event: do not record it as handled, so that its next delivery is handled as well."""
+        source, event_id = event_identity.of_event(event.source, event.id)
         with translate():
-            await inbox.forget(event.connection, self._at_work().consumer, event.source, event.id)
+            await inbox.forget(event.connection, self._at_work().consumer, source, event_id)
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""

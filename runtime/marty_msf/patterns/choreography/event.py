@@ -56,7 +56,11 @@ class Received:
     @classmethod
     def of_record(cls, record: Record) -> "Received":
         """A Kafka message. Without `ce_id` its place in Kafka identifies it, which no producer repeats."""
-        headers = {name: event_identity.text(value) for name, value in record.headers.items() if value}
+        headers = {
+            name: event_identity.exact(value) if name in event_identity.HEADERS else event_identity.text(value)
+            for name, value in record.headers.items()
+            if value
+        }
         source, event_id = event_identity.of_headers(headers) or event_identity.of_place(
             record.topic, record.partition, record.offset, record.timestamp_ms
         )
@@ -106,7 +110,8 @@ class Received:
         return Event(
             id=attributes.id or self.event_id,
             type=attributes.type,
-            source=attributes.source or self.source,
+            # Its place is an id within a partition only, whatever source it names.
+            source=(attributes.source if attributes.id else "") or self.source,
             aggregate_id=key,
             time=attributes.time,
             sequence=attributes.sequence,

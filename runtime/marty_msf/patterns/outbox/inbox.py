@@ -86,10 +86,11 @@ def _texts(headers: object) -> dict[str, str]:
     found = {}
     for name, value in pairs:
         name = name.decode(errors="replace") if isinstance(name, bytes) else name
-        if name in ("ce_id", "ce_source") and value:
-            found[name] = event_identity.text(
-                value if isinstance(value, bytes) else str(value).encode(errors="replace")
-            )
+        if name in event_identity.HEADERS and value:
+            if isinstance(value, bytes | bytearray | memoryview):
+                found[name] = event_identity.exact(bytes(value))
+            else:
+                found[name] = str(value)
     return found
 
 
