@@ -2,12 +2,15 @@
 
 import math
 import re
+from pathlib import Path
 from typing import Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.spec import TOPIC
 
 TOPIC_CHARACTERS: Final = 249
+#: What one looks like.
+DATABASE_URL: Final = "postgresql://user:password@host:port/database"
 #: A hundred years.
 MOST_HOURS: Final = 876_000
 
@@ -32,6 +35,26 @@ def topic_name(path: str, value: object, otherwise: str = "") -> str:
         return value
     remedy = f"use 1 to {TOPIC_CHARACTERS} letters, digits, dots, underscores and hyphens{otherwise}"
     raise InvalidDefinition(path, f"{value!r} is no Kafka topic name", remedy)
+
+
+def database_url(value: object) -> str | None:
+    """The database of a class; None where it is left out. Its text is never shown: it may hold a password."""
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    # Most likely of a secret that is missing: what takes its place must not be another database.
+    problem = "is empty" if isinstance(value, str) else f"is a {type(value).__name__}, no text"
+    raise InvalidDefinition("database_url", problem, f"give {DATABASE_URL}, or leave it out (None)")
+
+
+def data_directory(value: object) -> Path | None:
+    """Where the embedded PostgreSQL keeps its data; None where it is left out."""
+    if value is None or isinstance(value, Path):
+        return value
+    if isinstance(value, str) and value:
+        return Path(value)
+    raise InvalidDefinition(
+        "data_directory", f"{value!r} is no path", "give a Path or its text, or leave it out (None)"
+    )
 
 
 def must_be(path: str, value: object, kind: type, remedy: str) -> None:

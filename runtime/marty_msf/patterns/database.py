@@ -19,11 +19,12 @@ async def opened(
 ) -> AsyncIterator[asyncpg.Pool]:
     """A pool of up to `size` connections to a database whose schema is up to date.
 
-    Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`), or DatabaseMissing when no database is
-    configured and the embedded one, which is migrated here, cannot be used.
+    Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`), InvalidDefinition when MARTY_DATABASE_URL is
+    needed and empty, or DatabaseMissing when no database is configured and the embedded one, which is migrated here,
+    cannot be used.
     """
     settings = from_process()
-    url = url or settings.database_url
+    url = settings.database() if url is None else url
     if url is not None:
         async with _pool(url, application_name, size) as pool:
             yield pool

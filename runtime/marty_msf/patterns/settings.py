@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.patterns.arguments import DATABASE_URL
 
 #: Data of the embedded PostgreSQL, of root and of everybody else.
 _OF_ROOT: Final = Path("/var/lib/marty/postgres")
@@ -17,7 +18,7 @@ _OF_USERS: Final = Path("marty/postgres")
 class Settings:
     """The environment variables of the library."""
 
-    #: MARTY_DATABASE_URL: the Postgres with the schema `marty`; None: the embedded one.
+    #: MARTY_DATABASE_URL: the Postgres with the schema `marty`; None: the embedded one. Empty: a mistake, see `database`.
     database_url: str | None
     #: MARTY_DATA_DIRECTORY: where the embedded PostgreSQL keeps its data.
     data_directory: Path
@@ -28,14 +29,25 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """An empty variable counts as one that is not set."""
+        """An empty variable counts as one that is not set, but for the database's."""
         directory = environment.get("MARTY_DATA_DIRECTORY")
         return cls(
-            database_url=environment.get("MARTY_DATABASE_URL") or None,
+            database_url=environment.get("MARTY_DATABASE_URL"),
             data_directory=Path(directory) if directory else _default(environment),
             kafka_bootstrap_servers=environment.get("MARTY_KAFKA_BOOTSTRAP_SERVERS") or None,
             services=_services(environment.get("MARTY_SERVICES", "")),
         )
+
+    def database(self) -> str | None:
+        """The URL, for those who were given none. Raises InvalidDefinition."""
+        if self.database_url is not None and not self.database_url.strip():
+            # Most likely a secret is missing: with the embedded database in its place, all would seem well.
+            raise InvalidDefinition(
+                "MARTY_DATABASE_URL",
+                "is set and empty",
+                f"set it to {DATABASE_URL}, or unset it to use the embedded PostgreSQL",
+            )
+        return self.database_url
 
 
 def from_process() -> Settings:

@@ -91,6 +91,9 @@ async def connect(url: str, **options: Any) -> asyncpg.Connection:
     URL and with them the password; and DatabaseUnavailable, with the server's address, when nothing answers there. What
     a server refuses passes unchanged, for translate().
     """
+    if not url:
+        # The driver would look for a server of its own defaults.
+        raise InvalidDatabaseUrl(_NO_URL)
     try:
         return await asyncpg.connect(url, **{"timeout": CONNECT_TIMEOUT_SECONDS, **options})
     except (ValueError, OverflowError, OSError, asyncpg.PostgresError) as error:

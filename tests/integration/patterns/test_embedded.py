@@ -1,5 +1,6 @@
 """The PostgreSQL that the library brings along for development: started, shared, stopped, its data kept."""
 
+import asyncio
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from marty_msf.core.errors import DatabaseMissing
+from marty_msf.core.errors import DatabaseMissing, DatabaseUnavailable, InvalidDefinition
 from marty_msf.patterns import embedded
 from marty_msf.patterns.choreography import EventBus
 from marty_msf.patterns.database import opened
@@ -52,6 +53,16 @@ async def test_without_a_configured_database_it_is_used_and_told(
         await bus.publish("order_created", {"order": 1}, aggregate_id="o1")
         assert await connection.fetchval("SELECT count(*) FROM marty.outbox") == 1
     assert f"using an embedded PostgreSQL 18, data in {directory}" in caplog.text
+
+
+async def test_an_empty_url_never_stands_for_the_embedded_one(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MARTY_DATABASE_URL", "")
+    with pytest.raises(InvalidDefinition, match=r"^MARTY_DATABASE_URL: is set and empty"):
+        await EventBus("service", "order.events", data_directory=str(directory)).start()
+    # Whoever is given one does not look at the variable.
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
+        await EventBus("service", "order.events", database_url="postgresql://u@127.0.0.1:1/d").start()
+    assert not await asyncio.to_thread(directory.exists)
 
 
 async def test_without_the_extra_both_remedies_are_named(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

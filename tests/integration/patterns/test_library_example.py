@@ -30,8 +30,9 @@ def directory() -> Iterator[Path]:
         yield Path(made) / "data"
 
 
-async def test_it_shows_what_its_readme_says(directory: Path, tmp_path: Path) -> None:
-    environment = {"MARTY_DATABASE_URL": "", "MARTY_DATA_DIRECTORY": str(directory)}
+async def test_it_shows_what_its_readme_says(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MARTY_DATABASE_URL", raising=False)
+    environment = {"MARTY_DATA_DIRECTORY": str(directory)}
     async with running(["-m", "examples.library"], tmp_path / "log", environment) as process:
         assert await process.wait(60) == 0, process.output()
     said = [line for line in process.output().splitlines() if not line.startswith(("INFO:", "WARNING:"))]

@@ -288,6 +288,12 @@ async def test_outside_of_a_transaction_an_event_is_refused(postgres_url: str, c
     assert await published(conn) == []
 
 
+@pytest.mark.parametrize("config", [{}, {"batch_size": 5}, 5, ()])
+async def test_what_is_no_configuration_is_refused_where_it_is_given(config: Any, conn: asyncpg.Connection) -> None:
+    with pytest.raises(InvalidDefinition, match=r"^config: is a \w+, no OutboxConfig: give an OutboxConfig, or leave"):
+        EnhancedOutboxRepository(conn, config=config)
+
+
 async def test_what_is_no_connection_of_a_known_driver_is_refused_with_those_that_are(postgres_url: str) -> None:
     engine = create_engine(alchemy_url(postgres_url, "psycopg"))
     with engine.connect() as alchemy, psycopg.connect(postgres_url) as blocking:

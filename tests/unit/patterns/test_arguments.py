@@ -1,12 +1,19 @@
 """What cannot be is refused where it is given, by its name."""
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.patterns.arguments import data_directory
 from marty_msf.patterns.choreography import EventBus
 from marty_msf.patterns.outbox import EnhancedOutboxProcessor, create_kafka_message_broker
+from marty_msf.patterns.saga import SagaOrchestrator
+from marty_msf.patterns.settings import Settings
+
+BROKER = create_kafka_message_broker({"bootstrap_servers": "localhost:9092"})
 
 
 @pytest.mark.parametrize(
@@ -16,19 +23,52 @@ from marty_msf.patterns.outbox import EnhancedOutboxProcessor, create_kafka_mess
         ("reads", ["orders", "a b"]),
         *(("remember_hours", value) for value in (0, True, "24", 876_001)),
         *(("concurrency", value) for value in (0, 1001, 1.5)),
+        *(("database_url", value) for value in ("", " ", 5, b"postgresql://h/d")),
+        *(("data_directory", value) for value in ("", 5, b"/tmp")),
+        *(("reads", value) for value in ("orders",)),
+        *(("retries", value) for value in (5, {"attempts": 3})),
+        ("name", None),
         *(("handler_timeout_seconds", value) for value in (0, -1, float("inf"), float("nan"), "30")),
     ],
 )
 def test_an_event_bus_refuses_what_cannot_be(path: str, value: Any) -> None:
     with pytest.raises(InvalidDefinition) as refused:
-        EventBus("shop", **{"topic": "order.events", path: value})
+        EventBus(**{"name": "shop", "topic": "order.events", path: value})
     assert refused.value.path == path
+
+
+@pytest.mark.parametrize("made", [partial(EnhancedOutboxProcessor, None, BROKER), partial(SagaOrchestrator, "orders")])
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        *(("database_url", value, r"is empty: give postgresql://.*, or leave it out") for value in ("", "  ")),
+        *(("database_url", value, r"is a \w+, no text: give postgresql://") for value in (5, b"PASSWORD", object())),
+        *(("data_directory", value, "is no path: give a Path") for value in ("", 5, b"/tmp")),
+    ],
+)
+def test_where_a_database_is_is_text_and_never_empty(made: Any, path: str, value: Any, problem: str) -> None:
+    with pytest.raises(InvalidDefinition, match=f"^{path}: .*{problem}") as refused:
+        made(**{path: value})
+    assert "PASSWORD" not in str(refused.value)
 
 
 @pytest.mark.parametrize("path", ["message_broker", "repository", "config"])
 @pytest.mark.parametrize("value", [5, {"batch_size": 5}])
 def test_a_processor_refuses_what_is_none_of_its_parts(path: str, value: Any) -> None:
-    broker = create_kafka_message_broker({"bootstrap_servers": "localhost:9092"})
     with pytest.raises(InvalidDefinition) as refused:
-        EnhancedOutboxProcessor(**{"message_broker": broker, path: value})
+        EnhancedOutboxProcessor(**{"message_broker": BROKER, path: value})
     assert refused.value.path == path
+
+
+def test_a_directory_may_be_text() -> None:
+    assert data_directory("/var/lib/marty") == data_directory(Path("/var/lib/marty")) == Path("/var/lib/marty")
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_variable_is_no_database_and_not_the_embedded_one(empty: str) -> None:
+    assert Settings.from_environment({}).database() is None
+    settings = Settings.from_environment({"MARTY_DATABASE_URL": empty})
+    with pytest.raises(
+        InvalidDefinition, match=r"^MARTY_DATABASE_URL: is set and empty: set it to postgresql://.*unset"
+    ):
+        settings.database()

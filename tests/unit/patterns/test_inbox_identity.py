@@ -92,3 +92,9 @@ def test_an_inbox_has_a_name_and_a_number_of_hours(given: tuple[Any, ...], path:
     with pytest.raises(InvalidDefinition) as refused:
         Inbox(given[0], **({"remember_hours": given[1]} if len(given) > 1 else {}))
     assert refused.value.path == path
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "5", 1.5, 10_000_001])
+async def test_a_number_of_events_to_forget_is_one(limit: Any) -> None:
+    with pytest.raises(InvalidDefinition, match=r"^limit: .* is no whole number from 1 to"):
+        await Inbox("stock").prune(None, limit)

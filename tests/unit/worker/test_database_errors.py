@@ -40,6 +40,11 @@ async def test_a_file_of_the_url_that_is_not_there_is_named_with_its_remedy(
     assert "SECRET" not in str(refused.value)
 
 
+async def test_an_empty_url_is_a_wrong_one_and_never_the_drivers_default() -> None:
+    with pytest.raises(InvalidDatabaseUrl, match="is no postgresql://"), translate():
+        await connect("")
+
+
 async def test_a_socket_that_is_not_there_is_an_outage_and_no_wrong_url(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailable, match="Postgres does not answer") as refused, translate():
         await connect(f"postgresql://user:SECRET@/x?host={tmp_path}")

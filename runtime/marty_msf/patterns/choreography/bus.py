@@ -19,7 +19,8 @@ from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, N
 from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.outgoing import outgoing
-from marty_msf.patterns.arguments import MOST_HOURS, seconds_above_zero, topic_name, whole_number
+from marty_msf.patterns import arguments
+from marty_msf.patterns.arguments import MOST_HOURS, must_be, seconds_above_zero, topic_name, whole_number
 from marty_msf.patterns.choreography.consumer import Retries
 from marty_msf.patterns.choreography.event import TRACE, Event
 from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, HandlerFailed, Ongoing
@@ -63,7 +64,7 @@ class EventBus:
         handler_timeout_seconds: float = 30,
         remember_hours: int = 168,
         concurrency: int = 8,
-        data_directory: Path | None = None,
+        data_directory: Path | str | None = None,
     ) -> None:
         """`topic` is what `publish` writes to; `reads` are the topics whose events are handled, by default the same.
 
@@ -72,20 +73,24 @@ class EventBus:
         ssl_keyfile, as create_kafka_message_broker takes them. The database is found as SagaOrchestrator finds it. Handled events are remembered for `remember_hours`: longer than any
         redelivery. `concurrency` bounds the partitions handled at once. Raises InvalidDefinition.
         """
-        if not NAME.fullmatch(name):
+        if not (isinstance(name, str) and NAME.fullmatch(name)):
             raise InvalidDefinition(
                 "name", f"{name!r} is no name", "use letters, digits, '.', '_' and '-', at most 200"
             )
         self._name = name
         self._topic = topic_name("topic", topic)
+        if isinstance(reads, str):
+            raise InvalidDefinition("reads", f"{reads!r} is one text", f"give the topics as a list, [{reads!r}]")
         self._reads = sorted({topic} if reads is None else {topic_name("reads", name) for name in reads})
         self._bootstrap_servers = bootstrap_servers
         self._kafka_security = dict(kafka_security or {})
         if self._kafka_security:
             # What is wrong with it is told here; the servers may be told later.
             connection_of({"bootstrap_servers": bootstrap_servers or "kafka:9092", **self._kafka_security})
-        self._database_url = database_url
-        self._data_directory = data_directory
+        self._database_url = arguments.database_url(database_url)
+        self._data_directory = arguments.data_directory(data_directory)
+        if retries is not None:
+            must_be("retries", retries, Retries, "give Retries(…), or leave it out")
         self._retries = retries or Retries()
         self._timeout_seconds = seconds_above_zero("handler_timeout_seconds", handler_timeout_seconds)
         self._remember_hours = whole_number("remember_hours", remember_hours, MOST_HOURS)

@@ -13,6 +13,8 @@ from marty_msf.patterns.choreography.event import Event
 from marty_msf.store import inbox
 from marty_msf.store.session import session_of
 
+#: At once, in one statement.
+MOST_FORGOTTEN: Final = 10_000_000
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
@@ -51,8 +53,7 @@ class Inbox:
 
     async def prune(self, connection: Any, limit: int = 1000) -> int:
         """Forget up to `limit` events that were handled longer ago; returns how many. Call it now and then."""
-        if not (isinstance(limit, int) and limit >= 1):
-            raise InvalidDefinition("limit", f"{limit!r} is no number of events", "give 1 or more")
+        whole_number("limit", limit, MOST_FORGOTTEN)
         session = session_of(connection)
         async with session.block():
             return await inbox.prune(session, self._consumer, self._remember_hours, limit)

@@ -12,6 +12,7 @@ from marty_msf.core.errors import InvalidDefinition, MartyError, NotRunning
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import ProblemReason
+from marty_msf.patterns import arguments
 from marty_msf.patterns.arguments import must_be
 from marty_msf.patterns.database import opened
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker
@@ -45,7 +46,7 @@ class EnhancedOutboxProcessor:
         config: OutboxConfig | None = None,
         *,
         database_url: str | None = None,
-        data_directory: Path | None = None,
+        data_directory: Path | str | None = None,
     ) -> None:
         """`config` is by default the repository's. Only the address of the repository's database is used, never its session.
 
@@ -63,8 +64,8 @@ class EnhancedOutboxProcessor:
         self._broker = message_broker
         self._config = config or (repository.config if repository else OutboxConfig())
         relay_spec(self._config, message_broker.connection.servers)
-        self._database_url = database_url
-        self._data_directory = data_directory
+        self._database_url = arguments.database_url(database_url)
+        self._data_directory = arguments.data_directory(data_directory)
         self._board = Board()
         self._running: Running | None = None
         self._stack = AsyncExitStack()
@@ -81,7 +82,7 @@ class EnhancedOutboxProcessor:
         config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
         self._board.clear()
         self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
-        url = self._database_url or getattr(self._session, "url", None)
+        url = self._database_url if self._database_url is not None else getattr(self._session, "url", None)
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(
                 opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)

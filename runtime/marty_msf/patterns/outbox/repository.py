@@ -9,6 +9,7 @@ from uuid import UUID
 from marty_msf.core.errors import InvalidEvent, OutsideTransaction
 from marty_msf.core.outgoing import EventPriority, Outgoing, encoded_headers, outgoing
 from marty_msf.core.trace import TRACEPARENT
+from marty_msf.patterns.arguments import must_be
 from marty_msf.patterns.outbox.config import OutboxConfig
 from marty_msf.store import outbox_enqueue
 from marty_msf.store.session import Session, session_of
@@ -25,9 +26,11 @@ class EnhancedOutboxRepository:
     def __init__(self, session: Any, config: OutboxConfig | None = None) -> None:
         """`config` is what the processor of the same process is given too; enqueueing needs none of it.
 
-        Raises InvalidDefinition for what is no such session.
+        Raises InvalidDefinition for what is no such session, or no such config.
         """
         self._session = session_of(session)
+        if config is not None:
+            must_be("config", config, OutboxConfig, "give an OutboxConfig, or leave it out")
         self.config = config or OutboxConfig()
 
     @property

@@ -18,6 +18,8 @@ from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.quantile import quantile
 from marty_msf.core.saga.instance import LIVE
 from marty_msf.core.saga.own_data import OWN_DATA
+from marty_msf.patterns.arguments import data_directory as checked_data_directory
+from marty_msf.patterns.arguments import database_url as checked_database_url
 from marty_msf.patterns.database import opened
 from marty_msf.patterns.saga import arguments
 from marty_msf.patterns.saga.compiling import Bounds, Compiled, Compiler, asks_the_same, saga_type_of
@@ -60,7 +62,7 @@ class SagaOrchestrator:
         retention_hours: int = 168,
         services: Mapping[str, str] | None = None,
         database_url: str | None = None,
-        data_directory: Path | None = None,
+        data_directory: Path | str | None = None,
     ) -> None:
         """`timeout_seconds` bounds a saga until its pivot, `timeout_per_step` one call (in seconds, like it).
         A saga that ended can be asked for, and its business key stays taken, for `retention_hours`.
@@ -74,8 +76,8 @@ class SagaOrchestrator:
         self._retention_hours = arguments.retention_hours(retention_hours)
         self._worker_count = arguments.worker_count(worker_count)
         self._services = None if services is None else arguments.service_addresses(services)
-        self._database_url = database_url
-        self._data_directory = data_directory
+        self._database_url = checked_database_url(database_url)
+        self._data_directory = checked_data_directory(data_directory)
         self._handlers = Handlers()
         step_timeout_ms = arguments.step_seconds(timeout_per_step) * 1000
         self._compiler = Compiler(self._handlers, Bounds(timeout_seconds, step_timeout_ms, max_parallel_steps))
