@@ -5,6 +5,7 @@ A refusal by the database would abort the caller's transaction; one by these fun
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -14,12 +15,16 @@ import orjson
 
 from marty_msf.core.errors import InvalidEvent, PayloadTooLarge
 from marty_msf.core.json_payload import encode
+from marty_msf.core.trace import TRACEPARENT, parsed
 
 PAYLOAD_BYTES: Final = 900_000
 TYPE_BYTES: Final = 200
 ID_BYTES: Final = 512
 HEADERS_BYTES: Final = 16_384
 MOST_ATTEMPTS: Final = 1000
+#: Of a time, in UTC. Python's first and last moment are infinity for asyncpg, and near them no other zone has a time.
+FIRST_YEAR: Final = 2
+LAST_YEAR: Final = 9998
 _TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _HEADER: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 #: Topics that Kafka keeps for itself, where it lets nobody else write.
@@ -155,13 +160,23 @@ def encoded_headers(headers: object, path: str = "headers") -> str:
             raise InvalidEvent(f"{path}[{name!r}]: {_shown(value)} is no text: write the value as text")
         if problem := _unstorable(value):
             raise InvalidEvent(f"{path}[{name!r}]: {_shown(value)} has {problem}: leave it out")
-        found[str(name)] = str(value)
+        found[str(name)] = traceparent(value, f"{path}[{name!r}]") if name.lower() == TRACEPARENT else str(value)
     encoded = orjson.dumps(found).decode()
     # As Postgres writes it: with a space behind each colon and comma.
     size = len(encoded.encode()) + max(2 * len(found) - 1, 0)
     if size > HEADERS_BYTES:
         raise InvalidEvent(f"{path}: {size} bytes are over the limit of {HEADERS_BYTES}: put the data into the payload")
     return encoded
+
+
+def traceparent(text: str, path: str = "traceparent") -> str:
+    """A trace in the form of version 00. Raises InvalidEvent: whoever reads the event would drop what is none."""
+    if (trace := parsed(text)) is None:
+        raise InvalidEvent(
+            f"{path}: {_shown(text)} is no W3C traceparent: give 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, "
+            "or leave it out"
+        )
+    return trace
 
 
 def _priority(priority: object, path: str) -> str:
@@ -185,13 +200,15 @@ def _time(time: object, path: str) -> datetime | None:
     if time is None:
         return None
     if isinstance(time, datetime) and time.tzinfo is not None:
-        try:
+        with suppress(OverflowError):
             # Drivers do so too, and would fail in the caller's transaction.
-            return time.astimezone(UTC)
-        except OverflowError:
-            raise InvalidEvent(
-                f"{path}: {_shown(time)} is beyond the years 1 to 9999 in UTC: give a time that can come"
-            ) from None
+            utc = time.astimezone(UTC)
+            if FIRST_YEAR <= utc.year <= LAST_YEAR:
+                return utc
+        raise InvalidEvent(
+            f"{path}: {_shown(time)} is beyond the years {FIRST_YEAR} to {LAST_YEAR} in UTC: give a time that can come, or "
+            "leave it out for at once"
+        )
     raise InvalidEvent(f"{path}: {_shown(time)} is no time with a time zone: give datetime.now(UTC) + timedelta(…)")
 
 

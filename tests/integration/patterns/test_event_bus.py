@@ -21,12 +21,14 @@ QUICK = Retries(attempts=2, first_seconds=0.01, longest_seconds=0.02)
 SEEN = "CREATE TABLE seen (event_id text, key text, number int)"
 SEE = "INSERT INTO seen VALUES ($1, $2, $3)"
 
+TRACE = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+
 
 def send(bootstrap: str, topic: str, *events: tuple[str, str, Any]) -> None:
     """Events as a relay writes them: (id, key, data)."""
     producer = Producer({"bootstrap.servers": bootstrap})
     for event_id, key, data in events:
-        headers = {"ce_id": event_id, "ce_type": "counted", "ce_source": "/test"}
+        headers = {"ce_id": event_id, "ce_type": "counted", "ce_source": "/test", "traceparent": "none that is one"}
         producer.produce(topic, orjson.dumps(data), key=key, headers=list(headers.items()))
     producer.flush(30)
 
@@ -164,7 +166,7 @@ async def test_an_event_leaves_with_its_transaction_or_not_at_all(
     async with bus(postgres_url, kafka_bootstrap, topic, follow) as service:
         async with service.transaction() as connection:
             await connection.execute(SEE, "own", "own", 0)
-            await service.publish("started", {"n": 0}, aggregate_id="own", headers={"traceparent": "00-t"})
+            await service.publish("started", {"n": 0}, aggregate_id="own", headers={"traceparent": TRACE})
         with pytest.raises(asyncpg.UndefinedTableError):
             await publish_and_fail(service)
         send(kafka_bootstrap, topic, ("e1", "a", {"n": 1}), ("e2", "b", {"n": 2}))
@@ -179,8 +181,11 @@ async def test_an_event_leaves_with_its_transaction_or_not_at_all(
         with pytest.raises(InvalidEvent, match="no aggregate_id"):
             async with service.transaction():
                 await service.publish("nameless", {})
-    rows = await conn.fetch("SELECT event_type, aggregate_id, topic FROM marty.outbox ORDER BY id")
-    assert [tuple(row) for row in rows] == [("started", "own", topic), ("followed", "a", topic)]
+    rows = await conn.fetch(
+        "SELECT event_type, aggregate_id, topic, headers->>'traceparent' FROM marty.outbox ORDER BY id"
+    )
+    # What came with the event and is no trace is not sent on.
+    assert [tuple(row) for row in rows] == [("started", "own", topic, TRACE), ("followed", "a", topic, None)]
 
 
 async def test_a_handler_that_hangs_is_given_up_and_harms_no_other_key(

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import asyncpg
@@ -117,6 +117,13 @@ async def test_a_refused_event_leaves_the_transaction_as_it_was(driver: Driver, 
             await repository.enqueue_events([event(), event(topic="no topic")])
         with pytest.raises(InvalidEvent, match=r"^traceparent: a int is no text"):
             await repository.enqueue_event(**event(traceparent=7))
+        with pytest.raises(InvalidEvent, match=r"^traceparent: 'garbage' is no W3C traceparent: give 00-"):
+            await repository.enqueue_event(**event(traceparent="garbage"))
+        with pytest.raises(InvalidEvent, match=r"^events\[0\]\.headers\['traceparent'\]: '00-1' is no W3C"):
+            await repository.enqueue_events([event(headers={"traceparent": "00-1"})])
+        for time in (datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)):
+            with pytest.raises(InvalidEvent, match=r"^deliver_after: .* beyond the years 2 to 9998"):
+                await repository.enqueue_event(**event(deliver_after=time))
         with pytest.raises(InvalidEvent, match=r"^events: a NoneType is no sequence"):
             await repository.enqueue_events(None)  # type: ignore[arg-type]
         await repository.enqueue_event(**event())
@@ -135,6 +142,24 @@ async def test_what_is_accepted_here_at_its_limits_is_accepted_by_the_database(c
         )
     assert orjson.loads(await conn.fetchval("SELECT headers FROM marty.outbox")) == headers
     assert await conn.fetchval("SELECT octet_length(headers::text) FROM marty.outbox") == 16_384
+
+
+async def test_every_time_that_is_accepted_here_is_kept_by_every_driver(
+    driver: Driver, conn: asyncpg.Connection
+) -> None:
+    times = [
+        datetime(2, 1, 1, tzinfo=UTC),
+        datetime(9998, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
+        datetime(2, 1, 1, tzinfo=timezone(timedelta(hours=-12))),
+        datetime(9999, 1, 1, tzinfo=timezone(timedelta(hours=14))),
+    ]
+    repository = EnhancedOutboxRepository(driver.given)
+    async with driver.transaction():
+        await repository.enqueue_events([event(deliver_after=time) for time in times])
+        for time in times:
+            await repository.enqueue_event(**event(deliver_after=time))
+    rows = await conn.fetch("SELECT deliver_after FROM marty.outbox ORDER BY id")
+    assert [row["deliver_after"] for row in rows] == times * 2
 
 
 async def test_a_batch_keeps_its_order_and_is_all_or_none(driver: Driver, conn: asyncpg.Connection) -> None:

@@ -130,6 +130,26 @@ def test_the_limit_is_of_bytes_and_advises_to_send_an_identifier() -> None:
         ({"deliver_after": datetime(2026, 1, 1)}, "^deliver_after: .* no time with a time zone"),  # noqa: DTZ001
         ({"deliver_after": timedelta(1)}, "^deliver_after: "),
         ({"deliver_after": datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))}, "^deliver_after: .* beyond"),
+        *(
+            (
+                {"deliver_after": time},
+                "^deliver_after: .* is beyond the years 2 to 9998 in UTC: give a time that can come",
+            )
+            for time in (
+                datetime.max.replace(tzinfo=UTC),
+                datetime.min.replace(tzinfo=UTC),
+                datetime(9999, 1, 1, tzinfo=UTC),
+                datetime(1, 12, 31, 23, 59, 59, tzinfo=UTC),
+            )
+        ),
+        *(
+            (
+                {"headers": {name: trace}},
+                rf"^headers\['{name}'\]: .* is no W3C traceparent: give 00-<32 hex.*leave it out",
+            )
+            for name in ("traceparent", "Traceparent")
+            for trace in ("garbage", "", f"00-{'0' * 32}-{'1' * 16}-01", f"00-{'A' * 32}-{'1' * 16}-01")
+        ),
         ({"event_type": Unspeakable()}, "^event_type: a Unspeakable is no text"),
         ({"headers": ["a"]}, r"^headers: \['a'\] is no mapping"),
         ({"headers": {"a b": "c"}}, "^headers: 'a b' is no header's name"),
@@ -150,3 +170,12 @@ def test_ids_become_text_and_priorities_may_be_written() -> None:
     assert event(aggregate_id=0).aggregate_id == "0"
     assert event(priority="high").priority == EventPriority.HIGH.value
     assert type(event(event_type=EventPriority.LOW).event_type) is str
+
+
+def test_a_trace_is_sent_in_the_form_that_every_reader_knows() -> None:
+    trace = f"00-{'a' * 32}-{'1' * 16}-01"
+    for text in (trace, f" {trace}", trace.replace("00-", "cc-", 1) + "-more"):
+        assert orjson.loads(event(headers={"traceparent": text, "tracestate": "x"}).headers) == {
+            "traceparent": trace,
+            "tracestate": "x",
+        }

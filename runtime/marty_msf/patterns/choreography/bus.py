@@ -19,6 +19,7 @@ from marty_msf.core.errors import InvalidDefinition, InvalidEvent, MartyError, N
 from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.outgoing import outgoing
+from marty_msf.core.trace import parsed
 from marty_msf.patterns import arguments
 from marty_msf.patterns.arguments import MOST_HOURS, must_be, seconds_above_zero, topic_name, whole_number
 from marty_msf.patterns.choreography.consumer import Retries
@@ -215,8 +216,9 @@ class EventBus:
         if not key:
             raise InvalidEvent(f"event {event_type!r} has no aggregate_id: give the id of what it is about")
         own = dict(headers or {})
-        if cause and TRACE in cause.headers:
-            own.setdefault(TRACE, cause.headers[TRACE])
+        # What is none came with the event: the service's own publishing must not fail for it.
+        if cause and (trace := parsed(cause.headers.get(TRACE))):
+            own.setdefault(TRACE, trace)
         event = outgoing(
             topic=topic or self._topic,
             event_type=event_type,

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from marty_msf.core.errors import InvalidEvent, OutsideTransaction
 from marty_msf.core.outgoing import EventPriority, Outgoing, encoded_headers, outgoing
+from marty_msf.core.outgoing import traceparent as checked_traceparent
 from marty_msf.core.trace import TRACEPARENT
 from marty_msf.patterns.arguments import must_be
 from marty_msf.patterns.outbox.config import OutboxConfig
@@ -57,9 +58,9 @@ class EnhancedOutboxRepository:
         `payload` is a mapping (or any other JSON value but text) that becomes JSON, or bytes that are sent as they are:
         say what they are with the header `content-type`. Events of one `aggregate_id` are published in the order in which
         they were enqueued, whatever their priority, if each transaction changes or locks the aggregate's row first; without
-        one an event has no order. `key` is Kafka's, by default the aggregate id. `deliver_after` needs a time zone and
-        holds the later events of its aggregate too. `traceparent` is by default, where OpenTelemetry is set up, of what
-        goes on here. One mapping with these names may be given in place of all arguments.
+        one an event has no order. `key` is Kafka's, by default the aggregate id. `deliver_after` needs a time zone, is in
+        the years 2 to 9998, and holds the later events of its aggregate too. `traceparent` (W3C) is by default, where
+        OpenTelemetry is set up, of what goes on here. One mapping with these names may be given in place of all arguments.
 
         Raises InvalidEvent (PayloadTooLarge) and OutsideTransaction before the database is asked: the transaction goes on.
         """
@@ -124,7 +125,8 @@ def _event(at: str, *, traceparent: str | None = None, **given: Any) -> Outgoing
         raise InvalidEvent(
             f"{at}traceparent: a {type(traceparent).__name__} is no text: give a W3C traceparent, or leave it out"
         )
-    if trace := of_event(event.topic, traceparent):
+    parent = None if traceparent is None else checked_traceparent(traceparent, f"{at}traceparent")
+    if trace := of_event(event.topic, parent):
         headers = {**(given.get("headers") or {}), TRACEPARENT: trace}
         event = event._replace(headers=encoded_headers(headers, f"{at}headers"))
     return event
