@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 from asyncpg import Connection, Record
 
-from marty_msf.store.session import Executor
+from marty_msf.store.session import Executor, schema_told
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ SELECT EXISTS (SELECT FROM recorded),
 
 async def record(conn: Executor, consumer: str, source: str, event_id: str, key: bytes | None) -> Recorded:
     """Note in the transaction of an event's effects that it is handled; waits for others that handle it now."""
-    (row,) = await conn.fetch(RECORD, consumer, source, event_id, key)
+    with schema_told():
+        (row,) = await conn.fetch(RECORD, consumer, source, event_id, key)
     return Recorded(*row)
 
 
@@ -200,7 +201,8 @@ RETURNING 1
 
 async def prune(conn: Executor, consumer: str, hours: int, limit: int) -> int:
     """Forget up to `limit` events that the consumer handled longer ago; returns how many."""
-    return len(await conn.fetch(PRUNE, consumer, hours, limit))
+    with schema_told():
+        return len(await conn.fetch(PRUNE, consumer, hours, limit))
 
 
 def _parked(row: Record) -> Parked:

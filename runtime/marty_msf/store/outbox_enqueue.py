@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Final
 
-from marty_msf.core.errors import InvalidEvent
+from marty_msf.core.errors import InvalidEvent, MartyError
 from marty_msf.core.outgoing import Outgoing
-from marty_msf.store.session import Executor, refusal
+from marty_msf.store.session import Executor, outdated, refusal, schema_told
 
 ENQUEUE: Final = """
 SELECT marty.enqueue_event_bytes(
@@ -14,12 +14,15 @@ SELECT marty.enqueue_event_bytes(
 
 
 async def enqueue(conn: Executor, event: Outgoing) -> int:
-    """Add an event to the caller's transaction; returns its number. Raises InvalidEvent; then the transaction is lost."""
+    """Add an event to the caller's transaction; returns its number.
+
+    Raises InvalidEvent and SchemaOutdated; then the transaction is lost.
+    """
     try:
         rows = await conn.fetch(ENQUEUE, *event)
     except Exception as error:
-        if refused := _refused(error):
-            raise refused from error
+        if told := _told(error):
+            raise told from error
         raise
     return int(rows[0][0])
 
@@ -44,8 +47,8 @@ async def enqueue_many(conn: Executor, events: Sequence[Outgoing]) -> list[int]:
     try:
         rows = await conn.fetch(ENQUEUE_MANY, *columns)
     except Exception as error:
-        if refused := _refused(error):
-            raise refused from error
+        if told := _told(error):
+            raise told from error
         raise
     return [int(row[0]) for row in rows]
 
@@ -55,10 +58,11 @@ WAKE: Final = "SELECT marty.wake_relay()"
 
 async def wake(conn: Executor) -> None:
     """Hint to a waiting relay that something was committed; for a transaction of its own."""
-    await conn.fetch(WAKE)
+    with schema_told():
+        await conn.fetch(WAKE)
 
 
-def _refused(error: Exception) -> InvalidEvent | None:
-    """What marty.enqueue_event says against the event; None for every other error."""
+def _told(error: Exception) -> MartyError | None:
+    """What marty.enqueue_event says against the event, or that it is not there; None for every other error."""
     state, message, hint = refusal(error)
-    return InvalidEvent(f"{message}: {hint or 'correct it'}") if state.startswith("MA") else None
+    return InvalidEvent(f"{message}: {hint or 'correct it'}") if state.startswith("MA") else outdated(error)

@@ -3,18 +3,21 @@
 A statement is written once, with `$1`: asyncpg and SQLAlchemy over asyncpg take it so, psycopg with a raw cursor.
 """
 
+import re
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from importlib import import_module
 from typing import Any, Final, Protocol
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from marty_msf.core.errors import InvalidDefinition, OutsideTransaction
+from marty_msf.core.errors import InvalidDefinition, OutsideTransaction, SchemaOutdated
 
 #: What to do, by the driver whose calls autocommit.
 _REMEDY: Final = "so this would not share the transaction of what it belongs to: {}"
+#: SQLSTATEs of a schema, table, function or type that is not there.
+_MISSING: Final = frozenset({"3F000", "42P01", "42883", "42704"})
 SUPPORTED: Final = (
     "give an asyncpg connection, a psycopg AsyncConnection, or an AsyncSession or AsyncConnection of SQLAlchemy "
     "over asyncpg or psycopg; from any other driver call the SQL function marty.enqueue_event"
@@ -100,6 +103,27 @@ def refusal(error: BaseException) -> tuple[str, str, str]:
             if hint or message:
                 return state, str(message or cause), str(hint or "")
     return "", "", ""
+
+
+def outdated(error: BaseException) -> SchemaOutdated | None:
+    """What is missing of the schema; None for every other error, also for a missing table of the application's own."""
+    state, message, _ = refusal(error)
+    if state in _MISSING and re.search(r"\bmarty\b", message):
+        return SchemaOutdated(
+            f"{message}: the schema marty is missing in this database, or older than this program: run `marty migrate` on it"
+        )
+    return None
+
+
+@contextmanager
+def schema_told() -> Iterator[None]:
+    """Around a statement of ours in the application's connection: raises SchemaOutdated in place of the driver's error."""
+    try:
+        yield
+    except Exception as error:
+        if told := outdated(error):
+            raise told from error
+        raise
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -5,6 +5,8 @@ from typing import Final
 
 from asyncpg import Connection
 
+from marty_msf.store.session import schema_told
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -26,7 +28,8 @@ RETURNING do_number, do_refused, do_answer, undo_answer
 
 async def lock(conn: Connection, saga_id: str, step: str) -> Row:
     """The step's row, made if there is none, locked until the transaction ends."""
-    return Row(*await conn.fetchrow(LOCK, saga_id, step))
+    with schema_told():
+        return Row(*await conn.fetchrow(LOCK, saga_id, step))
 
 
 DONE: Final = """

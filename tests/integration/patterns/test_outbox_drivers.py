@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.errors import InvalidDefinition, MartyError, SchemaOutdated
 from marty_msf.patterns.outbox import (
     EnhancedOutboxRepository,
     EventPriority,
@@ -311,6 +311,41 @@ async def test_outside_of_a_transaction_an_event_is_refused(postgres_url: str, c
                     await EnhancedOutboxRepository(session).enqueue_event(**event())
         await engine.dispose()
     assert await published(conn) == []
+
+
+@pytest.mark.parametrize("name", list(DRIVERS))
+async def test_without_the_schema_every_driver_says_what_to_run(name: str, empty_postgres_url: str) -> None:
+    async with DRIVERS[name](empty_postgres_url) as driver:
+        repository, inbox = EnhancedOutboxRepository(driver.given), Inbox("stock")
+
+        async def handle() -> None:
+            async with inbox.once(driver.given, {"ce_id": "e-1"}):
+                pass
+
+        for asked in (
+            lambda: repository.enqueue_event(**event()),
+            lambda: repository.enqueue_events([event()]),
+            handle,
+            lambda: inbox.prune(driver.given),
+        ):
+            with pytest.raises(
+                SchemaOutdated, match=r"marty.* does not exist: the schema marty is missing.*`marty migrate`"
+            ):
+                async with driver.transaction():
+                    await asked()
+        with pytest.raises(SchemaOutdated):
+            await repository.wake()
+
+
+async def test_what_else_is_missing_is_told_as_it_is(driver: Driver, conn: asyncpg.Connection) -> None:
+    await conn.execute("""
+        CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO nowhere VALUES (1); RETURN NULL; END';
+        CREATE TRIGGER audit AFTER INSERT ON marty.outbox_0 FOR EACH ROW EXECUTE FUNCTION audit();
+        CREATE TRIGGER audit AFTER INSERT ON marty.outbox_1 FOR EACH ROW EXECUTE FUNCTION audit()""")
+    with pytest.raises(Exception, match='relation "nowhere" does not exist') as missing:
+        async with driver.transaction():
+            await EnhancedOutboxRepository(driver.given).enqueue_event(**event())
+    assert not isinstance(missing.value, MartyError)
 
 
 @pytest.mark.parametrize("config", [{}, {"batch_size": 5}, 5, ()])

@@ -41,7 +41,8 @@ class Inbox:
         `connection` is what EnhancedOutboxRepository takes. Works in its transaction as a savepoint, or in one of its own;
         when the block raises, the entry is rolled back with the effects and the event may come again. Whoever handles the
         same event meanwhile waits for the end of that transaction. `event` is a Kafka message of aiokafka or
-        confluent-kafka, its headers (mapping or pairs), or an Event. Raises InvalidEvent when it does not say who it is.
+        confluent-kafka, its headers (mapping or pairs), or an Event. Raises InvalidEvent when it does not say who it is, and
+        SchemaOutdated (then run `marty migrate`).
 
         Effects outside of the transaction may happen again after a crash. Store Kafka's offset after the commit.
         """

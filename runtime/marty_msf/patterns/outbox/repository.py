@@ -62,7 +62,8 @@ class EnhancedOutboxRepository:
         the years 2 to 9998, and holds the later events of its aggregate too. `traceparent` (W3C) is by default, where
         OpenTelemetry is set up, of what goes on here. One mapping with these names may be given in place of all arguments.
 
-        Raises InvalidEvent (PayloadTooLarge) and OutsideTransaction before the database is asked: the transaction goes on.
+        Raises InvalidEvent (PayloadTooLarge) and OutsideTransaction before the database is asked: the transaction goes on;
+        and SchemaOutdated when the database says so (then run `marty migrate`).
         """
         if isinstance(topic, Mapping):
             event = _checked(topic, "")
