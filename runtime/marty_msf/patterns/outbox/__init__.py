@@ -7,7 +7,7 @@ from marty_msf.patterns.outbox.config import OutboxConfig
 from marty_msf.patterns.outbox.inbox import Inbox
 from marty_msf.patterns.outbox.processor import EnhancedOutboxProcessor
 from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
-from marty_msf.patterns.outbox.status import OutboxMetrics
+from marty_msf.patterns.outbox.status import OpenWriter, OutboxMetrics
 
 __all__ = [
     "BrokerHealth",
@@ -17,6 +17,7 @@ __all__ = [
     "Inbox",
     "InvalidEvent",
     "KafkaMessageBroker",
+    "OpenWriter",
     "OutboxConfig",
     "OutboxMetrics",
     "OutsideTransaction",

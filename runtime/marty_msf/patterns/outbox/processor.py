@@ -2,6 +2,7 @@
 
 import secrets
 from contextlib import AsyncExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -119,11 +120,13 @@ class EnhancedOutboxProcessor:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why.
 
         Unhealthy while nothing can be published, or the lag is not below the configuration's healthy_lag_seconds.
+        `oldest_open_writer` names who keeps a transaction open (name and seconds, or None): its events wait for its end.
         """
         running = self._running
         if running is None:
             return {"status": "unhealthy", "problems": ["the outbox processor is not started"]}
         problems, lag, failed = [problem.message for problem in self._board.current()], None, None
+        writer: dict[str, Any] | None = None
         unhealthy = self._board.blocked
         try:
             found = await running.look()
@@ -131,6 +134,7 @@ class EnhancedOutboxProcessor:
             problems, unhealthy = [str(error), *problems], True
         else:
             lag, failed = found.processing_lag_seconds, found.failed_events
+            writer = asdict(found.oldest_open_writer) if found.oldest_open_writer else None
             if lag >= self._config.healthy_lag_seconds:
                 problems.append(
                     f"the oldest event waits for {lag:.0f} s: {self._config.healthy_lag_seconds} are healthy"
@@ -139,7 +143,13 @@ class EnhancedOutboxProcessor:
             if failed:
                 problems.append(f"{failed} dead letters wait for a person: see `marty dlq list`")
         status = "unhealthy" if unhealthy else "degraded" if problems else "healthy"
-        return {"status": status, "problems": problems, "lag": lag, "failed_events": failed}
+        return {
+            "status": status,
+            "problems": problems,
+            "lag": lag,
+            "failed_events": failed,
+            "oldest_open_writer": writer,
+        }
 
     @property
     def prometheus_registry(self) -> CollectorRegistry:

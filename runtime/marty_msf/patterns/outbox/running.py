@@ -8,7 +8,7 @@ from marty_msf.core.errors import MartyError
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.gauges import OutboxGauges
-from marty_msf.patterns.outbox.status import OutboxMetrics
+from marty_msf.patterns.outbox.status import OpenWriter, OutboxMetrics
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.relay.role import RelayRole
 from marty_msf.worker.role import Context
@@ -48,6 +48,7 @@ class Running:
     async def look(self) -> OutboxMetrics:
         """The numbers as they are now. Raises DatabaseUnavailable."""
         totals = await self._role.totals()
+        writer = totals.oldest_open_writer
         self.metrics = OutboxMetrics(
             pending_events=totals.pending,
             failed_events=totals.dead,
@@ -57,6 +58,7 @@ class Running:
             error_rate=totals.error_rate,
             processing_lag_seconds=totals.lag_seconds,
             oldest_pending_seconds=totals.oldest_pending_seconds,
+            oldest_open_writer=OpenWriter(writer.name, writer.seconds) if writer else None,
         )
         self._gauges.show(self.metrics)
         return self.metrics

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class OpenWriter:
+    """A transaction that has written and not yet ended: its own events wait for its end."""
+
+    #: Process id and application (`pid 4711 psql`), or the name of a prepared transaction.
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class OutboxMetrics:
     """Numbers of the whole outbox, the same from every process that publishes it, at most a few seconds old."""
 
@@ -22,3 +31,5 @@ class OutboxMetrics:
     processing_lag_seconds: float = 0.0
     #: The same with those that it came by and holds, because Kafka refused them or an earlier one of their aggregate.
     oldest_pending_seconds: float = 0.0
+    #: The one that is open for longest; sessions of other users are seen with pg_read_all_stats only.
+    oldest_open_writer: OpenWriter | None = None
