@@ -18,6 +18,8 @@ STATEMENT_TIMEOUT_SECONDS: Final = 60
 #: Short, so that a server that takes the connection and then says nothing is told of within ten seconds.
 CONNECT_TIMEOUT_SECONDS: Final = 4
 
+#: What is to be corrected, for those whose URL comes from a resource and for those who gave it themselves.
+_REFERENCE: Final = "the database URL (in a cluster the secret of spec.database.urlSecretRef)"
 #: SQLSTATE classes and codes that mean "not now": the transaction was rolled back, the same call may succeed later.
 _UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -26,17 +28,15 @@ _UNAVAILABLE: Final[Mapping[str, str]] = MappingProxyType(
         "57": "the server is starting, stopping or cancelled the statement",
         "58": "the server met a system error",
         "25006": "this server is read-only (a standby?): let the URL name the primary",
-        "28": "the server refused the user or the password: correct the secret of spec.database.urlSecretRef",
-        "3D000": "the database does not exist: correct the secret of spec.database.urlSecretRef or create it",
+        "28": f"the server refused the user or the password: correct {_REFERENCE}",
+        "3D000": f"the database does not exist: create it, or correct {_REFERENCE}",
         "40": "the transaction met a concurrent one and was rolled back",
         "42501": "a privilege is missing: grant the user USAGE on schema marty and the rights on its tables and functions",
     }
 )
 _LOCK_NOT_AVAILABLE: Final = "55P03"
-_REFERENCE: Final = "the secret of spec.database.urlSecretRef"
 _NO_URL: Final = (
-    "the database URL is no postgresql://user:password@host:port/database: "
-    f"correct {_REFERENCE}; write special characters as %XX"
+    f"{_REFERENCE} is no postgresql://user:password@host:port/database: correct it; write special characters as %XX"
 )
 _CERTIFICATE: Final = (
     "sslmode=verify-ca and verify-full need the certificate of an authority, and there is none: "
@@ -129,7 +129,7 @@ def _unreadable_file(url: str) -> str | None:
         if path and not (Path(path).is_file() and os.access(path, os.R_OK)):
             return (
                 f"{name}={path} of the database URL names a file that is missing here or cannot be read: "
-                f"name one that this container has, or leave {name} out, in {_REFERENCE}"
+                f"name one that is here, or leave {name} out, in {_REFERENCE}"
             )
     return None
 

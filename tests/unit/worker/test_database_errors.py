@@ -1,5 +1,6 @@
 """What the driver raises, as the loops understand it."""
 
+import re
 import ssl
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDatabaseUrl
 from marty_msf.store.database import connect, translate
+
+REFERENCE = "the database URL (in a cluster the secret of spec.database.urlSecretRef)"
 
 
 @pytest.mark.parametrize(
@@ -36,8 +39,14 @@ async def test_a_file_of_the_url_that_is_not_there_is_named_with_its_remedy(
         await connect(f"postgresql://user:SECRET@127.0.0.1:1/x?sslmode={mode}&{parameter}={missing}")
 
     assert str(refused.value).startswith(f"{parameter}={missing} of the database URL names a file that is missing")
-    assert f"leave {parameter} out, in the secret of spec.database.urlSecretRef" in str(refused.value)
+    assert f"leave {parameter} out, in {REFERENCE}" in str(refused.value)
     assert "SECRET" not in str(refused.value)
+
+
+@pytest.mark.parametrize("error", [asyncpg.InvalidPasswordError, asyncpg.InvalidCatalogNameError])
+def test_what_is_to_be_corrected_is_told_with_and_without_a_cluster(error: type[Exception]) -> None:
+    with pytest.raises(DatabaseUnavailable, match=re.escape(f"correct {REFERENCE}")), translate():
+        raise error("no")
 
 
 async def test_an_empty_url_is_a_wrong_one_and_never_the_drivers_default() -> None:
