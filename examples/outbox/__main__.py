@@ -1,6 +1,6 @@
 """`python -m examples.outbox`: sell, and publish what is ordered, until SIGTERM. `order ID QUANTITY`: place an order.
 
-Needs MARTY_DATABASE_URL (`marty migrate` it first), MARTY_KAFKA_BOOTSTRAP_SERVERS and the topic TOPIC (order.events).
+Needs MARTY_DATABASE_URL (`marty migrate` it first), MARTY_KAFKA_BOOTSTRAP_SERVERS and the topic TOPIC (stock.orders).
 """
 
 import asyncio
@@ -40,7 +40,7 @@ async def work(pool: asyncpg.Pool, servers: str, topic: str) -> None:
 
 
 async def main(arguments: list[str]) -> None:
-    topic = os.environ.get("TOPIC", "order.events")
+    topic = os.environ.get("TOPIC", "stock.orders")
     async with asyncpg.create_pool(os.environ["MARTY_DATABASE_URL"], min_size=0, max_size=4) as pool:
         await pool.execute(TABLES)
         match arguments:

@@ -18,7 +18,7 @@ REMEDY: Final = "give JSON values, dates, UUIDs, decimals and enumerations, or t
 
 
 def encode(value: Any, path: str = "payload") -> bytes:
-    """UTF-8. Dates become RFC 3339, decimals text without loss, enumerations their values. Raises InvalidEvent."""
+    """UTF-8. Dates become RFC 3339 (a time without a zone has no offset), decimals text without loss, enumerations their values. Raises InvalidEvent."""
     try:
         encoded = orjson.dumps(value, default=_plain)
     except (TypeError, RecursionError) as error:

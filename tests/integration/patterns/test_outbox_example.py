@@ -22,7 +22,7 @@ SOLD = "SELECT sold FROM stock"
 async def test_each_order_is_sold_once_although_a_process_is_killed(
     postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str], tmp_path: Path
 ) -> None:
-    topic = topic_factory("order.events")
+    topic = topic_factory("stock.orders")
     await conn.execute(TABLES)
     environment = {
         "MARTY_DATABASE_URL": postgres_url,

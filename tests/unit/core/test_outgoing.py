@@ -43,6 +43,7 @@ def event(**given: Any) -> Any:
 def test_values_that_json_has_no_word_for_are_written_without_loss() -> None:
     payload = {
         "at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "local": datetime(2026, 1, 2, 3, 4, 5, 678),  # noqa: DTZ001
         "day": date(2026, 1, 2),
         "total": Decimal("10.10"),
         "id": UUID(int=7),
@@ -54,6 +55,7 @@ def test_values_that_json_has_no_word_for_are_written_without_loss() -> None:
     }
     assert orjson.loads(encode(payload)) == {
         "at": "2026-01-02T03:04:05+00:00",
+        "local": "2026-01-02T03:04:05.000678",
         "day": "2026-01-02",
         "total": "10.10",
         "id": "00000000-0000-0000-0000-000000000007",
