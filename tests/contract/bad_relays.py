@@ -47,11 +47,11 @@ BAD_RELAYS = {
     "acknowledgements that lose events": Bad(
         RELAY, change("spec.kafka.producer", {"acks": "1"}), "spec.kafka.producer.acks", 'supported values: "all"'
     ),
-    "a batch that lingers beyond its deadline": Bad(
+    "a batch that lingers for most of its deadline": Bad(
         SECURE,
-        change("spec.batchTimeoutMs", 100),
+        change("spec.batchTimeoutMs", 199),
         "spec.kafka.producer.lingerMs",
-        "is past its deadline batchTimeoutMs: lower the one or raise the other",
+        "kafka.producer.lingerMs is more than half of batchTimeoutMs",
     ),
     "a compression that Kafka does not know": Bad(
         RELAY,

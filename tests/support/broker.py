@@ -92,6 +92,16 @@ class Broker:
             self._process.send_signal(signal.SIGKILL)
             await self._process.wait()
 
+    def freeze(self) -> None:
+        """From now on it takes connections and says nothing, as a machine that hangs."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     async def restart(self) -> None:
         """Kill it and start it again on its data."""
         await self.kill()

@@ -18,7 +18,13 @@ CONNECTION_KEYS: Final = ("bootstrap_servers", "security_protocol", *SASL_KEYS, 
 #: For whoever only publishes, through the outbox.
 NOWHERE: Final = KafkaConnection("")
 
-_NAMES: Final = Names("bootstrap_servers", "security_protocol", "ssl_cafile", "security_protocol, sasl_… and ssl_…")
+_NAMES: Final = Names(
+    "bootstrap_servers",
+    "security_protocol",
+    "ssl_cafile",
+    "security_protocol, sasl_… and ssl_…",
+    "batch_timeout_ms",
+)
 
 
 def connection_of(settings: Mapping[str, object]) -> KafkaConnection:

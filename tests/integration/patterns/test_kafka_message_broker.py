@@ -6,12 +6,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from marty_msf.core.errors import AuthenticationFailed
+from marty_msf.core.errors import AuthenticationFailed, BrokerUnavailable
 from marty_msf.core.records import tail
 from marty_msf.patterns.choreography.bus import EventBus
 from marty_msf.patterns.choreography.event import Event
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker, create_kafka_message_broker
 from tests.integration.patterns.test_event_bus import send
+from tests.support.broker import broker as own_broker
 from tests.support.kafka import create_topic, read_topic
 from tests.support.processes import free_port
 from tests.support.secure_broker import CERTIFIED, PASSWORD, USER, SecureBroker, secure_broker
@@ -57,6 +58,40 @@ async def test_it_is_unhealthy_while_kafka_does_not_answer() -> None:
     assert health.error is not None
     assert health.error.startswith(f"Kafka at {servers} does not answer")
     assert "check bootstrap_servers and the network" in health.error
+
+
+async def test_what_a_batch_lingers_is_no_part_of_its_deadline(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory(partitions=1)
+    producer = create_kafka_message_broker({"bootstrap_servers": kafka_bootstrap, "linger_ms": 1000}).producer({}, 1.0)
+    try:
+        await producer.start()
+        for value in (b"one", b"two"):
+            await producer.acknowledged(await producer.send({(topic, 0): [tail(b"key", value, [])]}))
+    finally:
+        await producer.stop()
+    assert [message.value for message in read_topic(kafka_bootstrap, topic)] == [b"one", b"two"]
+
+
+async def test_a_late_acknowledgement_says_what_was_waited_for_and_how_long(tmp_path: Path) -> None:
+    async with own_broker(tmp_path) as kafka:
+        create_topic(kafka.bootstrap, "orders", 1)
+        message = {("orders", 0): [tail(b"key", b"value", [])]}
+        producer = create_kafka_message_broker({"bootstrap_servers": kafka.bootstrap}).producer({}, 1.0)
+        try:
+            await producer.start()
+            await producer.acknowledged(await producer.send(message))
+            kafka.freeze()
+            with pytest.raises(BrokerUnavailable) as late:
+                await producer.acknowledged(await producer.send(message))
+        finally:
+            kafka.thaw()
+            await producer.stop()
+        assert str(late.value) == (
+            f"Kafka at {kafka.bootstrap} does not answer: no acknowledgement within 1 s (batch_timeout_ms): it is retried;"
+            " check bootstrap_servers and the network"
+        )
 
 
 @pytest.mark.postgres

@@ -81,7 +81,7 @@ def test_good_specs_are_accepted(kind: str) -> None:
         ("OutboxRelay", {"kafka": {"bootstrapServers": "k:9", "producer": {"acks": "0"}}}, "spec.kafka.producer.acks"),
         (
             "OutboxRelay",
-            {"batchTimeoutMs": 500, "kafka": {"bootstrapServers": "k:9", "producer": {"lingerMs": 500}}},
+            {"batchTimeoutMs": 1000, "kafka": {"bootstrapServers": "k:9", "producer": {"lingerMs": 501}}},
             "spec.kafka.producer.lingerMs",
         ),
         ("Projection", {"events": {"made": {"upsert": {"total": "event.("}}}}, "spec.events.made.upsert.total"),

@@ -8,7 +8,12 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.resources.spec import Database, SecretKeyRef
-from marty_msf.patterns.outbox import EventPriority, OutboxConfig
+from marty_msf.patterns.outbox import (
+    EnhancedOutboxProcessor,
+    EventPriority,
+    OutboxConfig,
+    create_kafka_message_broker,
+)
 from marty_msf.patterns.outbox.config import BOUNDS, relay_spec
 
 
@@ -84,6 +89,26 @@ def test_what_cannot_be_is_refused_by_its_name(given: dict[str, Any], path: str)
     with pytest.raises(InvalidDefinition) as refused:
         OutboxConfig(**given)
     assert refused.value.path == path
+
+
+def test_a_broker_that_lingers_for_most_of_the_deadline_is_refused_when_both_are_known() -> None:
+    lingering = create_kafka_message_broker({"bootstrap_servers": "k:9092", "linger_ms": 1000})
+    with pytest.raises(InvalidDefinition) as refused:
+        EnhancedOutboxProcessor(message_broker=lingering, config=OutboxConfig(batch_timeout_ms=1999))
+    assert str(refused.value) == (
+        "linger_ms: 1000 is more than half of batch_timeout_ms 1999, which leaves Kafka too little time to acknowledge a"
+        " batch: lower it to at most 999, or raise batch_timeout_ms to at least 2000"
+    )
+    EnhancedOutboxProcessor(message_broker=lingering, config=OutboxConfig(batch_timeout_ms=2000))
+
+
+async def test_a_deadline_that_was_lowered_below_the_lingering_is_refused_by_the_start() -> None:
+    config = OutboxConfig()
+    lingering = create_kafka_message_broker({"bootstrap_servers": "k:9092", "linger_ms": 100})
+    processor = EnhancedOutboxProcessor(message_broker=lingering, config=config)
+    config.batch_timeout_ms = 100
+    with pytest.raises(InvalidDefinition, match=r"^linger_ms: 100 is more than half of batch_timeout_ms 100"):
+        await processor.start()
 
 
 def test_a_name_that_is_none_is_refused() -> None:

@@ -152,7 +152,7 @@ class Producer(Model):
         0,
         ge=0,
         le=1000,
-        description="How long a record batch that is not full waits before it is sent: fewer and larger batches, later events.",
+        description="How long a record batch that is not full waits before it is sent: fewer and larger batches, later events. At most half of batchTimeoutMs.",
     )
     batch_bytes: int = Field(
         BATCH_BYTES,
@@ -168,6 +168,17 @@ class Producer(Model):
         " and consumers that read committed see no event twice after a crash. Costs throughput; needs Kafka 2.5 and"
         " rights on transactional ids and groups.",
     )
+
+
+def check_linger(path: str, linger_ms: int, timeout_name: str, timeout_ms: int) -> None:
+    """Raise InvalidDefinition when batches linger for most of the time in which they are to be acknowledged."""
+    if linger_ms * 2 > timeout_ms:
+        raise InvalidDefinition(
+            path,
+            f"{linger_ms} is more than half of {timeout_name} {timeout_ms}, which leaves Kafka too little time to"
+            " acknowledge a batch",
+            f"lower it to at most {timeout_ms // 2}, or raise {timeout_name} to at least {linger_ms * 2}",
+        )
 
 
 class ProducingKafka(Kafka):

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.resources.kafka import ProducingKafka
+from marty_msf.core.resources.kafka import ProducingKafka, check_linger
 from marty_msf.core.resources.outbox_retention import Retention
 from marty_msf.core.resources.outbox_source import Source
 from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
@@ -92,7 +92,7 @@ class OutboxRelaySpec(Workload):
         10_000,
         ge=100,
         le=600_000,
-        description="Deadline for Kafka's acknowledgement of a batch: what is not acknowledged by then is sent again over a new connection. What a batch waits before it is sent is kafka.producer.lingerMs.",
+        description="Deadline for Kafka's acknowledgement of a batch: what is not acknowledged by then is sent again over a new connection. At least twice kafka.producer.lingerMs, which is what a batch waits before it is sent.",
     )
     parallel_processors: int = Field(8, ge=1, le=64, description="Batches on their way to Kafka at once, per pod.")
     polling_interval_ms: int = Field(
@@ -125,9 +125,9 @@ class OutboxRelaySpec(Workload):
             "batchTimeoutMs is shorter than pollingIntervalMs: a deadline below the wait between two looks makes no sense; raise the one or lower the other",
         ),
         Rule(
-            "self.kafka.producer.lingerMs < self.batchTimeoutMs",
-            "a batch that lingers for kafka.producer.lingerMs is past its deadline batchTimeoutMs: lower the one or"
-            " raise the other",
+            "self.kafka.producer.lingerMs * 2 <= self.batchTimeoutMs",
+            "kafka.producer.lingerMs is more than half of batchTimeoutMs, which leaves Kafka too little time to acknowledge a"
+            " batch: lower the one or raise the other",
             field=".kafka.producer.lingerMs",
         ),
         Rule(
@@ -150,13 +150,9 @@ class OutboxRelaySpec(Workload):
 
     @model_validator(mode="after")
     def _deadline_is_beyond_the_linger(self) -> Self:
-        linger_ms = self.kafka.producer.linger_ms
-        if linger_ms >= self.batch_timeout_ms:
-            raise InvalidDefinition(
-                "spec.kafka.producer.lingerMs",
-                f"{linger_ms} is not below batchTimeoutMs {self.batch_timeout_ms}, a batch's deadline",
-                "lower the one or raise the other",
-            )
+        check_linger(
+            "spec.kafka.producer.lingerMs", self.kafka.producer.linger_ms, "batchTimeoutMs", self.batch_timeout_ms
+        )
         return self
 
     @model_validator(mode="after")

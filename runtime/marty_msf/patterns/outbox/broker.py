@@ -72,7 +72,7 @@ def create_kafka_message_broker(settings: Mapping[str, object]) -> KafkaMessageB
     SCRAM-SHA-512), `sasl_plain_username`, `sasl_plain_password`; `ssl_cafile`, `ssl_certfile`, `ssl_keyfile` are files in
     PEM form, read for each new connection. Without `ssl_cafile` the authorities of the system are trusted.
     Batches: `batch_size` (bytes of a record batch before compression, default 1000000), `linger_ms` (0 to 1000, default
-    0), `compression_type` (none, gzip, snappy, lz4, zstd).
+    0; at most half of OutboxConfig's batch_timeout_ms), `compression_type` (none, gzip, snappy, lz4, zstd).
 
     Some things are always so, and a value that says otherwise is refused. `enable_idempotence` is True and `acks` is
     "all", or an event could be lost or stored twice. `retries` is at least 1: a batch is sent again until Kafka has it

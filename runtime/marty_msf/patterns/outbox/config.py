@@ -47,7 +47,7 @@ class OutboxConfig:
 
     #: Events handed to Kafka at once, at most.
     batch_size: int = 500
-    #: Deadline for Kafka's acknowledgement of a batch, then it is sent again; nothing waits for a batch to fill.
+    #: Deadline for Kafka's acknowledgement of a batch, then it is sent again; at least twice the broker's linger_ms.
     batch_timeout_ms: int = 10_000
     #: The size of batches follows the time Kafka takes to acknowledge them, from a quarter of batch_size to four times as many.
     enable_batch_optimization: bool = True

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from marty_msf.core.errors import InvalidDefinition, MartyError, NotRunning
 from marty_msf.core.names import LIBRARY_NAMESPACE
+from marty_msf.core.resources.kafka import check_linger
+from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
 from marty_msf.core.worker_config import RelayConfig
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns import arguments
@@ -52,7 +54,7 @@ class EnhancedOutboxProcessor:
         """`config` is by default the repository's. Only the address of the repository's database is used, never its session.
 
         The database is `database_url`, else that of the repository's SQLAlchemy engine, MARTY_DATABASE_URL or the embedded
-        PostgreSQL. Raises InvalidDefinition.
+        PostgreSQL. Raises InvalidDefinition, also when the broker's linger_ms and the configuration contradict each other.
         """
         if message_broker is None:
             raise InvalidDefinition("message_broker", "is missing", "give what create_kafka_message_broker returns")
@@ -64,7 +66,7 @@ class EnhancedOutboxProcessor:
         self._session = repository.session if repository else None
         self._broker = message_broker
         self._config = config or (repository.config if repository else OutboxConfig())
-        relay_spec(self._config, message_broker.connection.servers)
+        self._spec()
         self._database_url = arguments.database_url(database_url)
         self._data_directory = arguments.data_directory(data_directory)
         self._board = Board()
@@ -79,7 +81,7 @@ class EnhancedOutboxProcessor:
         """
         if self._running:
             raise NotRunning("the outbox processor runs already: call stop() before the next start()")
-        spec = relay_spec(self._config, self._broker.connection.servers)
+        spec = self._spec()
         config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
         self._board.clear()
         self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
@@ -164,6 +166,12 @@ class EnhancedOutboxProcessor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
+
+    def _spec(self) -> OutboxRelaySpec:
+        """As of now; here the broker and the configuration, which may change between two starts, meet."""
+        spec = relay_spec(self._config, self._broker.connection.servers)
+        check_linger("linger_ms", self._broker.tuning.linger_ms, "batch_timeout_ms", spec.batch_timeout_ms)
+        return spec
 
     def _at_work(self) -> Running:
         if self._running is None:

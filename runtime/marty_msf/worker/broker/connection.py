@@ -40,6 +40,8 @@ class Names:
     tls: str = "spec.kafka.tls"
     authorities: str = "spec.kafka.tls.trustedCertificates"
     login: str = "spec.kafka.authentication"
+    #: Of acknowledgements.
+    deadline: str = "spec.batchTimeoutMs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,11 +69,14 @@ RECORD_REFUSED: Final = (
 
 
 @contextmanager
-def translate(connection: KafkaConnection, topic: str | None = None, rights: str = READ) -> Iterator[None]:
+def translate(
+    connection: KafkaConnection, topic: str | None = None, rights: str = READ, *, late: str = "it took too long"
+) -> Iterator[None]:
     """Turn what the client raises into BrokerUnavailable, BrokerRefused, TopicUnavailable, or LeaseLost when another
     process has taken the transactional id over.
 
-    `topic` is what the call was about, where the error does not say; `rights` are those that the call needs.
+    `topic` is what the call was about, where the error does not say; `rights` are those that the call needs;
+    `late` says what was waited for and how long, because a TimeoutError says nothing.
     """
     try:
         yield
@@ -108,9 +111,14 @@ def translate(connection: KafkaConnection, topic: str | None = None, rights: str
                 " offset.metadata.max.bytes of the brokers to 4096, which is its default"
             ) from error
         raise BrokerUnavailable(
-            f"Kafka at {connection.servers} does not answer: {error or type(error).__name__}:"
+            f"Kafka at {connection.servers} does not answer: {_said(error, late)}:"
             f" it is retried; check {connection.names.servers} and the network"
         ) from error
+
+
+def _said(error: BaseException, late: str) -> str:
+    """What an error tells; the one that a deadline raises has no text at all."""
+    return str(error) or (late if isinstance(error, TimeoutError) else type(error).__name__)
 
 
 def _topics(error: KafkaError, topic: str | None) -> Sequence[str]:

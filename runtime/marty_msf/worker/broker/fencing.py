@@ -67,7 +67,7 @@ async def fence(connection: KafkaConnection, ids: Collection[str], timeout_secon
 
     A transaction left open is aborted by Kafka after `timeout_seconds`. Raises BrokerUnavailable, BrokerRefused.
     """
-    with translate(connection):
+    with translate(connection, late=f"transactional ids were not taken over within {FENCE_SECONDS} s"):
         client = AIOKafkaClient(**connection.options(), client_id="marty-relay")
         try:
             async with asyncio.timeout(FENCE_SECONDS):

@@ -17,7 +17,7 @@ ANSWER_SECONDS: Final = 5
 async def brokers(connection: KafkaConnection, client_id: str) -> Sequence[str]:
     """`host:port` of every broker, as Kafka tells them. Raises BrokerUnavailable, BrokerRefused."""
     try:
-        with translate(connection):
+        with translate(connection, late=f"no answer within {ANSWER_SECONDS} s"):
             client = AIOKafkaClient(
                 **connection.options(), client_id=client_id, request_timeout_ms=ANSWER_SECONDS * 1000
             )

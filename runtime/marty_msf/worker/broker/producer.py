@@ -167,7 +167,8 @@ class KafkaProducer:
     """One idempotent producer session. After any error it must be stopped: its sequence numbers are in doubt.
 
     `batch_bytes` (topic -> limit) outlives the session: it learns of topics that take smaller batches only. What is
-    not acknowledged after `acknowledge_seconds` is given up; a new session sends it again.
+    not acknowledged `acknowledge_seconds` after it left (what it lingers is not counted) is given up; a new session sends it
+    again.
     """
 
     _transactional: ClassVar[bool] = False
@@ -183,6 +184,8 @@ class KafkaProducer:
     ) -> None:
         self._connection = connection
         self._acknowledge_seconds = acknowledge_seconds
+        # A batch that lingers is not late yet.
+        self._deadline_seconds = acknowledge_seconds + tuning.linger_ms / 1000
         self._batch_bytes = batch_bytes
         self._client_id = client_id
         self._tuning = tuning
@@ -194,7 +197,7 @@ class KafkaProducer:
         """Connect. Raises BrokerUnavailable, BrokerRefused, and leaves nothing open then."""
         try:
             self._made = self._new()
-            with translate(self._connection, rights=WRITE):
+            with translate(self._connection, rights=WRITE, late=f"no connection within {CONNECT_SECONDS} s"):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     await self._made.start()
         except BrokerUnavailable as error:
@@ -222,7 +225,7 @@ class KafkaProducer:
             "linger_ms": tuning.linger_ms,
             "compression_type": None if tuning.compression is Compression.NONE else tuning.compression.value,
             "connections_max_idle_ms": tuning.connections_max_idle_ms,
-            "request_timeout_ms": round(self._acknowledge_seconds * 1000),
+            "request_timeout_ms": round(self._deadline_seconds * 1000),
             "metadata_max_age_ms": METADATA_MAX_AGE_MS,
         }
 
@@ -233,8 +236,8 @@ class KafkaProducer:
 
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
         """Partitions of each topic; 0 for one that is missing or forbidden to us."""
-        with translate(self._connection):
-            async with asyncio.timeout(self._acknowledge_seconds):
+        with translate(self._connection, late=self._late("no answer about its topics")):
+            async with asyncio.timeout(self._deadline_seconds):
                 return {topic: await self._client.describe(topic) for topic in topics}
 
     def unavailable(self, topics: Collection[str]) -> TopicUnavailable:
@@ -251,8 +254,8 @@ class KafkaProducer:
         """
         waiting = {partition: list(self._batches(partition[0], found)) for partition, found in messages.items()}
         sent: list[Sent] = []
-        with translate(self._connection):
-            async with asyncio.timeout(self._acknowledge_seconds):
+        with translate(self._connection, late=self._late("a batch could not be sent behind those before it")):
+            async with asyncio.timeout(self._deadline_seconds):
                 while waiting:
                     # One batch of each partition at a time: a partition takes the next one when its first is on its way.
                     for (topic, partition), batches in list(waiting.items()):
@@ -271,8 +274,8 @@ class KafkaProducer:
         refuses, PoisonBatch for several of which it refuses one, NotSent when another batch's refusal is all there is.
         """
         held_back: _Halted | None = None
-        with translate(self._connection):
-            async with asyncio.timeout(self._acknowledge_seconds):
+        with translate(self._connection, late=self._late("no acknowledgement")):
+            async with asyncio.timeout(self._deadline_seconds):
                 for batch in sent:
                     with translate(self._connection, batch.topic, WRITE):
                         try:
@@ -316,6 +319,11 @@ class KafkaProducer:
         self._unacknowledged.add(future)
         future.add_done_callback(self._decided)
         return Sent(topic, partition, records, size, future)
+
+    def _late(self, what: str) -> str:
+        linger_ms = self._tuning.linger_ms
+        lingers = f", after {linger_ms} ms of lingering" if linger_ms else ""
+        return f"{what} within {self._acknowledge_seconds:g} s ({self._connection.names.deadline}){lingers}"
 
     def _decided(self, future: "asyncio.Future[Any]") -> None:
         self._unacknowledged.discard(future)

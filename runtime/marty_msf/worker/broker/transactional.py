@@ -92,13 +92,15 @@ class TransactionalProducer(KafkaProducer):
         """
         client = self._transaction
         assert client is not None, "the producer was not started"
-        with translate(self._connection, rights=READ_AND_WRITE):
-            async with asyncio.timeout(self._acknowledge_seconds):
+        late = self._late("no acknowledgement of a transaction's events")
+        with translate(self._connection, rights=READ_AND_WRITE, late=late):
+            async with asyncio.timeout(self._deadline_seconds):
                 await client.begin_transaction()
                 await client.until_failed(self._sent_and_acknowledged(messages, [] if sent is None else sent))
         text = await note() if note else None
-        with translate(self._connection, rights=READ_AND_WRITE):
-            async with asyncio.timeout(self._acknowledge_seconds):
+        late = self._late("a transaction was not committed")
+        with translate(self._connection, rights=READ_AND_WRITE, late=late):
+            async with asyncio.timeout(self._deadline_seconds):
                 if text is not None:
                     self._number += 1
                     # Any partition that is there; that of a text before may be of another topic, hence the number.
