@@ -103,6 +103,24 @@ BAD_RELAYS = {
     "an archive that smuggles SQL": Bad(
         RELAY, change("spec.retention", {"archiveTable": "x; drop"}), "spec.retention.archiveTable", "should match"
     ),
+    "an archive that is a table of Marty's own": Bad(
+        MAPPED,
+        change("spec.retention.archiveTable", "outbox_held"),
+        "spec.retention.archiveTable",
+        "the table is Marty's own: use another name, such as outbox_archive",
+    ),
+    "dead letters into a topic of Kafka's own": Bad(
+        RELAY,
+        change("spec.deadLetter", {"topic": "__consumer_offsets"}),
+        "spec.deadLetter.topic",
+        "the topic is Kafka's own, where nobody else may write: use another topic",
+    ),
+    "a mapped table whose events go into a topic of Kafka's own": Bad(
+        MAPPED,
+        change("spec.source.topic", "__transaction_state"),
+        "spec.source.topic",
+        "the topic is Kafka's own, where nobody else may write: use another topic",
+    ),
     "events kept for no time": Bad(
         MAPPED,
         change("spec.retention.publishedHours", 0),

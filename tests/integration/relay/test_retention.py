@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from marty_msf.core.errors import LeaseLost
+from marty_msf.core.errors import InvalidDefinition, LeaseLost
+from marty_msf.core.resources.outbox_retention import Retention
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import outbox_retention
 from marty_msf.store.database import open_pool
@@ -427,6 +428,19 @@ async def test_the_archive_is_never_a_table_that_is_something_else(
     assert "spec.retention.archiveTable: marty.outbox_held is no archive of the outbox" in problem.message
     assert "Choose another name" in problem.message
     assert await slots(conn) == {0: 25}
+
+
+async def test_every_table_of_martys_own_is_refused_as_an_archive_before_anything_runs(
+    conn: asyncpg.Connection,
+) -> None:
+    tables = await conn.fetch(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'marty'::regnamespace AND relkind IN ('r', 'p')"
+    )
+    assert len(tables) > 40
+    for table in tables:
+        with pytest.raises(InvalidDefinition, match="is a table of Marty's own: use another name"):
+            Retention(archive_table=table["relname"])
+    Retention(archive_table=ARCHIVE)
 
 
 async def test_one_janitor_works_and_a_former_one_can_do_nothing(

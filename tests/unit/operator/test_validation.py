@@ -63,6 +63,19 @@ def test_good_specs_are_accepted(kind: str) -> None:
         ("OutboxRelay", {"kafka": {"bootstrapServers": "no port"}}, "spec.kafka.bootstrapServers"),
         ("OutboxRelay", {"retention": {"publishedHours": 0}}, "spec.retention.publishedHours"),
         ("OutboxRelay", {"retention": {"archiveTable": "Archive; DROP"}}, "spec.retention.archiveTable"),
+        ("OutboxRelay", {"retention": {"archiveTable": "saga_journal_20260102"}}, "spec.retention.archiveTable"),
+        ("OutboxRelay", {"deadLetter": {"topic": "__consumer_offsets"}}, "spec.deadLetter.topic"),
+        (
+            "OutboxRelay",
+            {
+                "source": {
+                    "table": "app.outbox",
+                    "topic": "__share_group_state",
+                    "columns": {"eventType": "type", "payload": "payload"},
+                }
+            },
+            "spec.source.topic",
+        ),
         (
             "OutboxRelay",
             {"source": {"table": "app.outbox", "columns": {"eventType": "type", "payload": "payload"}}},

@@ -10,7 +10,16 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kafka import ProducingKafka, check_linger
 from marty_msf.core.resources.outbox_retention import Retention
 from marty_msf.core.resources.outbox_source import Source
-from marty_msf.core.resources.spec import Model, Rule, Topic, Workload, check_waits, waits_ascend
+from marty_msf.core.resources.spec import (
+    Model,
+    Rule,
+    Topic,
+    Workload,
+    check_topic_is_free,
+    check_waits,
+    topic_is_free,
+    waits_ascend,
+)
 
 
 class Blocking(StrEnum):
@@ -59,6 +68,13 @@ class DeadLetter(Model):
         Blocking.KEY,
         description="Key: later events of the aggregate wait behind a dead letter, in order. None: they overtake it.",
     )
+
+    RULES: ClassVar[Sequence[Rule]] = (topic_is_free("topic"),)
+
+    @model_validator(mode="after")
+    def _topic_is_free(self) -> Self:
+        check_topic_is_free("spec.deadLetter.topic", self.topic)
+        return self
 
 
 class Priorities(Model):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.resources.spec import Model, Rule, Topic
+from marty_msf.core.resources.spec import Model, Rule, Topic, check_topic_is_free, topic_is_free
 
 #: As it is written in the catalogue: upper case counts.
 _NAME: Final = "[A-Za-z_][A-Za-z0-9_]{0,62}"
@@ -55,6 +55,7 @@ class Source(Model):
             "the table belongs to Postgres or to Marty itself: name a table of your own",
             field=".table",
         ),
+        topic_is_free("topic"),
     )
 
     @model_validator(mode="after")
@@ -71,4 +72,5 @@ class Source(Model):
                 f"{self.table!r} belongs to Postgres or to Marty itself",
                 "name a table of your own",
             )
+        check_topic_is_free("spec.source.topic", self.topic)
         return self

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.outgoing import KAFKAS_OWN
 
 GROUP: Final = "consistency.marty.dev"
 VERSION: Final = "v1alpha1"
@@ -150,6 +151,22 @@ def check_waits(path: str, first_ms: int, longest_ms: int) -> None:
         raise InvalidDefinition(
             path, f"{first_ms} is longer than maxBackoffMs {longest_ms}", "lower the one or raise the other"
         )
+
+
+def topic_is_free(field: str) -> Rule:
+    """The rule that a topic in `field` is none of Kafka's own; `check_topic_is_free` says the same in Python."""
+    own = ", ".join(f"'{name}'" for name in sorted(KAFKAS_OWN))
+    return Rule(
+        f"!has(self.{field}) || !(self.{field} in [{own}])",
+        "the topic is Kafka's own, where nobody else may write: use another topic",
+        field=f".{field}",
+    )
+
+
+def check_topic_is_free(path: str, topic: str | None) -> None:
+    """Raise InvalidDefinition for a topic that Kafka keeps for itself: whatever is sent there would be refused."""
+    if topic in KAFKAS_OWN:
+        raise InvalidDefinition(path, f"{topic!r} is Kafka's own, where nobody else may write", "use another topic")
 
 
 class Retry(Model):

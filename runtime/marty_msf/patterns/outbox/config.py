@@ -10,8 +10,8 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.outgoing import EventPriority
 from marty_msf.core.resources.kafka import ProducingKafka
 from marty_msf.core.resources.outbox_relay import Blocking, DeadLetter, OutboxRelaySpec, Priorities, RelayRetry
-from marty_msf.core.resources.outbox_retention import Retention
-from marty_msf.core.resources.spec import IDENTIFIER, Database, SecretKeyRef
+from marty_msf.core.resources.outbox_retention import Retention, check_archive
+from marty_msf.core.resources.spec import IDENTIFIER, Database, SecretKeyRef, check_topic_is_free
 from marty_msf.patterns.arguments import topic_name, whole_number
 
 _RETRY: Final = RelayRetry()
@@ -64,7 +64,7 @@ class OutboxConfig:
     max_retry_backoff_ms: int = _RETRY.max_backoff_ms
     #: Attempts before an event becomes a dead letter, unless it has max_delivery_attempts.
     dead_letter_threshold: int = 5
-    #: Where dead letters are copied to; None: they stay in the database only.
+    #: Where dead letters are copied to, none of Kafka's own topics; None: they stay in the database only.
     dead_letter_topic: str | None = None
     #: Group dead letters by cause.
     enable_dead_letter_analysis: bool = True
@@ -74,7 +74,7 @@ class OutboxConfig:
     priority_weights: Mapping[EventPriority, int] = field(default_factory=_weights)
     #: Published events stay at least so long, and about half as long again at most.
     published_retention_hours: int = 24
-    #: Table in the schema marty that gets a copy before they go; None: no copy.
+    #: Table in the schema marty, none of Marty's own, that gets a copy before they go; None: no copy.
     archive_table: str | None = None
     #: Publishing is healthy while the oldest waiting event is younger.
     healthy_lag_seconds: int = 60
@@ -142,11 +142,12 @@ def _check(name: str, value: Any) -> None:
             raise InvalidDefinition(name, f"{value!r} is neither True nor False", "correct it")
     elif name == "dead_letter_topic":
         if value is not None:
-            topic_name(name, value, ", or None")
+            check_topic_is_free(name, topic_name(name, value, ", or None"))
     elif name == "archive_table":
         if value is not None and not (isinstance(value, str) and re.fullmatch(IDENTIFIER, value)):
             remedy = "use 1 to 63 lower-case letters, digits and underscores, a letter first, or None"
             raise InvalidDefinition(name, f"{value!r} is no table name", remedy)
+        check_archive(name, value)
     elif name == "priority_weights":
         _check_weights(value)
 
