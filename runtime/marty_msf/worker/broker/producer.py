@@ -240,6 +240,16 @@ class KafkaProducer:
             async with asyncio.timeout(self._deadline_seconds):
                 return {topic: await self._client.describe(topic) for topic in topics}
 
+    async def ask(self, seconds: float) -> None:
+        """Ask for the topics' partitions once more, over the connections that are open. Raises BrokerUnavailable."""
+        with translate(self._connection, late=f"no answer within {seconds:g} s"):
+            async with asyncio.timeout(seconds):
+                answered = await self._client.client.force_metadata_update()
+            if not answered:
+                if found := await diagnosis(self._connection):
+                    raise found
+                raise ConnectionError("no broker takes a connection")
+
     def unavailable(self, topics: Collection[str]) -> TopicUnavailable:
         """What is wrong with the topics of which `partitions` has told 0."""
         forbidden = self._client.forbidden

@@ -35,6 +35,7 @@ from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.surface.routes import Routes
 from marty_msf.worker.relay.transactions import TransactionalLanes
 from marty_msf.worker.relay.waking import Waker
+from marty_msf.worker.relay.watching import BrokerWatch
 from marty_msf.worker.role import Context
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class RelayRole:
         self._started_at = datetime.now(UTC).isoformat()
         self._numbers = Numbers(context.pool)
         self._metrics = RelayMetrics(context.registry)
+        self._watch = BrokerWatch(context.board)
         self._held = 0
         #: topic -> largest batch it takes, where that is less than usual; learned by refusals.
         self._batch_bytes: dict[str, int] = {}
@@ -124,6 +126,7 @@ class RelayRole:
                 tasks.create_task(self._send_held(held, shared, finished))
                 tasks.create_task(self._publish(relay, owner, producer, backoff, stop, finished, shared))
                 tasks.create_task(janitor.run(finished))
+                tasks.create_task(self._watch.run(finished))
                 tasks.create_task(SourceTable(self._context.pool, self._spec.source, self._board).run(finished))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -158,6 +161,7 @@ class RelayRole:
         """Pump until `stop`; after an error of Kafka wait and go on with a new producer where the last one stopped."""
         try:
             while producer is not None:
+                self._watch.use(producer)
                 try:
                     finished_all = await self._pump(relay, owner, backoff, stop, shared)
                 except (BrokerUnavailable, TopicUnavailable) as error:
@@ -169,6 +173,7 @@ class RelayRole:
                         await self._finish(relay)
                         return
                 finally:
+                    self._watch.use(None)
                     await producer.stop()
                 producer = await self._connected(stop, backoff)
                 if producer is not None:
@@ -206,6 +211,7 @@ class RelayRole:
             self._show_lanes(len(owner.held))
             if done.published:
                 backoff.reset()
+                self._watch.acknowledged()
             self._report(done, owner, shared)
             if done.spoiled:
                 return False
@@ -240,6 +246,8 @@ class RelayRole:
     def _report(self, done: Pass, owner: LaneOwner, shared: Shared) -> None:
         # The janitor's and the mapping's own: whether events flow tells nothing about them.
         standing = {ProblemReason.OUTBOX_NOT_EMPTIED, ProblemReason.MAPPING_INVALID}
+        if self._watch.silent:
+            standing.add(ProblemReason.BROKER_UNAVAILABLE)
         if shared.missing:
             standing.add(ProblemReason.TOPIC_UNAVAILABLE)
             names = ", ".join(sorted(shared.missing))
