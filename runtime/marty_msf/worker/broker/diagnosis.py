@@ -1,6 +1,7 @@
 """Why no broker could be used. aiokafka logs what each broker said and raises that none answered; so they are asked again.
 
-Only after a failure, with connections of their own. Whoever gives no reason here is simply not there.
+Only after a failure, with connections of their own. Whoever gives no reason here is simply not there, or is no Kafka: that
+is told when no broker gives a better reason.
 """
 
 import asyncio
@@ -19,8 +20,9 @@ from aiokafka.errors import (
 from aiokafka.protocol.admin import SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from marty_msf.core.errors import AuthenticationFailed, BrokerRefused
+from marty_msf.core.errors import AuthenticationFailed, BrokerRefused, BrokerUnavailable
 from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.first_words import FirstWords, first_words
 
 #: For all brokers together, and for one answer.
 LIMIT_SECONDS: Final = 4.0
@@ -29,17 +31,42 @@ _NO_MECHANISM: Final = "none"
 _PLAINTEXT: Final[Mapping[str, Any]] = {"security_protocol": "PLAINTEXT"}
 
 
-async def diagnosis(connection: KafkaConnection) -> BrokerRefused | None:
-    """What the first broker that gives a reason has against this connection; None when none does."""
+async def diagnosis(connection: KafkaConnection) -> BrokerUnavailable | None:
+    """What the first broker that gives a reason has against this connection, else what is odd; None when none is there."""
     security = connection.security()
+    odd: BrokerUnavailable | None = None
     with suppress(TimeoutError):
         async with asyncio.timeout(LIMIT_SECONDS):
             for host, port, _ in collect_hosts(connection.servers.split(","), randomize=False):
                 try:
                     await _ask(host, port, security, login=True)
                 except (KafkaError, OSError, TimeoutError) as error:
+                    words = await first_words(host, port, ANSWER_MS / 1000)
+                    odd = odd or _no_kafka(connection, f"{host}:{port}", words)
+                    if words is FirstWords.NOBODY or (words is FirstWords.SILENT and not connection.tls):
+                        continue  # whatever else is asked is not answered either
                     if found := await _explained(connection, f"{host}:{port}", host, port, error, security):
                         return found
+    return odd
+
+
+def _no_kafka(connection: KafkaConnection, address: str, words: FirstWords) -> BrokerUnavailable | None:
+    """What is odd about a port that does not speak as Kafka does."""
+    names = connection.names
+    remedy = f"is this the port of another service? check {names.servers}"
+    match words:
+        case FirstWords.FOREIGN:
+            return BrokerRefused(f"{names.servers}: {address} answers, but not as Kafka: {remedy}")
+        case FirstWords.CLOSED:
+            return BrokerUnavailable(
+                f"Kafka at {address} does not answer: the connection is closed at Kafka's first question: it is retried;"
+                f" {remedy}, or a proxy whose Kafka is away"
+            )
+        case FirstWords.SILENT:
+            return BrokerUnavailable(
+                f"Kafka at {address} does not answer: it takes the connection and says nothing for {ANSWER_MS / 1000:g} s:"
+                f" it is retried; does the broker hang, or {remedy}"
+            )
     return None
 
 
