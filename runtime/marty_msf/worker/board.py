@@ -67,6 +67,12 @@ class Board:
         message = str(error) if isinstance(error, MartyError) else f"{type(error).__name__}: {error}"
         self.report(reason_of(error), message)
 
+    def replace(self, error: BaseException) -> None:
+        """All that is known now. What was up before is not known to be true any more, and not known to be over either."""
+        reason = reason_of(error)
+        self._problems = {known: problem for known, problem in self._problems.items() if known is reason}
+        self.report_error(error)
+
     def clear(self, *reasons: ProblemReason) -> None:
         """Take problems down; without arguments all of them."""
         for reason in reasons or tuple(self._problems):

@@ -99,9 +99,7 @@ def _tell(error: Exception, board: Board) -> None:
     cause = first_error(error) if isinstance(error, ExceptionGroup) else error
     if not isinstance(cause, MartyError):
         logger.error("unexpected error; the work starts again from the database's state", exc_info=error)
-    # What the role said before it failed is no longer known to be true.
-    board.clear()
-    board.report_error(cause)
+    board.replace(cause)
 
 
 async def _until_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
 
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.outbox import (
@@ -20,6 +22,7 @@ from tests.integration.relay.setup import relay_config
 from tests.support.broker import Broker
 from tests.support.broker import broker as own_broker
 from tests.support.kafka import count_topic, create_topic
+from tests.support.processes import free_port
 from tests.support.waiting import eventually
 from tests.support.workers import worker
 
@@ -42,10 +45,11 @@ def has(status: str) -> Callable[[dict[str, Any]], bool]:
 
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "with an event on its way"])
 async def test_a_processor_is_unhealthy_within_seconds_of_kafkas_end_and_healthy_after_it_is_back(
-    kafka: Broker, postgres_url: str, conn: asyncpg.Connection, busy: bool
+    kafka: Broker, postgres_url: str, conn: asyncpg.Connection, busy: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = create_kafka_message_broker({"bootstrap_servers": kafka.bootstrap})
     config = OutboxConfig(retry_backoff_ms=50, max_retry_backoff_ms=500)
+    caplog.clear()
     async with EnhancedOutboxProcessor(message_broker=broker, config=config, database_url=postgres_url) as processor:
         await eventually(processor.health_check, has("healthy"))
         await kafka.kill()
@@ -59,6 +63,27 @@ async def test_a_processor_is_unhealthy_within_seconds_of_kafkas_end_and_healthy
         await eventually(processor.health_check, has("healthy"), seconds=60)
         if busy:
             await eventually(lambda: asyncio.to_thread(count_topic, kafka.bootstrap, "orders"))
+    assert not [record for record in caplog.records if record.name.startswith("aiokafka")]
+
+
+async def test_the_client_is_heard_where_the_application_wants_it_or_uses_it_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    broker = create_kafka_message_broker({"bootstrap_servers": nobody})
+
+    def heard() -> bool:
+        return any(record.name.startswith("aiokafka") for record in caplog.records)
+
+    await broker.health_check()
+    assert not heard()
+    with pytest.raises(KafkaConnectionError):
+        await AIOKafkaClient(bootstrap_servers=nobody).bootstrap()
+    assert heard()
+    caplog.clear()
+    with caplog.at_level("WARNING", "aiokafka"):
+        await broker.health_check()
+    assert heard()
 
 
 async def test_a_pod_is_not_ready_while_kafka_hangs_but_alive(kafka: Broker, postgres_url: str, tmp_path: Path) -> None:

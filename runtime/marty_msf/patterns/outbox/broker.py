@@ -10,6 +10,7 @@ from marty_msf.patterns.kafka import CONNECTION_KEYS, choice, connection_of, ref
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.health import brokers
 from marty_msf.worker.broker.producer import ACKNOWLEDGE_SECONDS, KafkaProducer, Tuning
+from marty_msf.worker.broker.quiet import quiet_client
 
 CLIENT_ID: Final = "marty-relay"
 #: Kafka keeps the order of an idempotent producer with so many requests at most.
@@ -59,7 +60,8 @@ class KafkaMessageBroker:
     async def health_check(self) -> BrokerHealth:
         """Connect, log in and ask for the brokers; takes at most some ten seconds, and raises nothing."""
         try:
-            return BrokerHealth("healthy", await brokers(self.connection, self.client_id))
+            with quiet_client():
+                return BrokerHealth("healthy", await brokers(self.connection, self.client_id))
         except MartyError as error:
             return BrokerHealth("unhealthy", error=str(error))
 

@@ -10,6 +10,7 @@ from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.gauges import OutboxGauges
 from marty_msf.patterns.outbox.status import OpenWriter, OutboxMetrics
 from marty_msf.worker.backoff import pause
+from marty_msf.worker.broker.quiet import quiet_client
 from marty_msf.worker.relay.role import RelayRole
 from marty_msf.worker.role import Context
 from marty_msf.worker.service import supervise
@@ -32,10 +33,9 @@ class Running:
     async def start(self) -> None:
         """Begin. Raises DatabaseUnavailable."""
         await self.look()
-        self._tasks = [
-            asyncio.create_task(supervise(self._role, self.context.pool, self.context.board, self._stop)),
-            asyncio.create_task(self._keep_looking()),
-        ]
+        with quiet_client():
+            work = supervise(self._role, self.context.pool, self.context.board, self._stop)
+            self._tasks = [asyncio.create_task(work), asyncio.create_task(self._keep_looking())]
 
     async def stop(self) -> None:
         """Let what is in flight be acknowledged, within bounds, and hand the lanes back."""
