@@ -209,3 +209,24 @@ async def test_a_handler_that_hangs_is_given_up_and_harms_no_other_key(
         await eventually(lambda: conn.fetchval("SELECT count(*) FROM seen"))
         (parked,) = await service.parked()
     assert "it took longer than 0.1 s" in parked.error
+
+
+async def test_an_event_with_a_long_id_is_forgotten_too(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory("forgotten")
+    handled: list[str] = []
+
+    async def forget(event: Event) -> None:
+        handled.append(event.id)
+        await service.forget(event)
+
+    async def count() -> int:
+        return len(handled)
+
+    long = "x" * 600
+    async with bus(postgres_url, kafka_bootstrap, topic, forget) as service:
+        send(kafka_bootstrap, topic, (long, "a", {}), (long, "a", {}))
+        await eventually(count, lambda seen: seen == 2)
+    assert handled == [long, long]
+    assert await conn.fetchval("SELECT count(*) FROM marty.inbox") == 0
