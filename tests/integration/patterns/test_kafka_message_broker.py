@@ -1,5 +1,6 @@
 """The library's Kafka: what it is told by keys is what it does, and its health says what is wrong."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,28 @@ async def test_what_a_batch_lingers_is_no_part_of_its_deadline(
     finally:
         await producer.stop()
     assert [message.value for message in read_topic(kafka_bootstrap, topic)] == [b"one", b"two"]
+
+
+async def test_nothing_goes_on_behind_a_producer_that_is_stopped_while_kafka_hangs(tmp_path: Path) -> None:
+    async with own_broker(tmp_path) as kafka:
+        create_topic(kafka.bootstrap, "orders", 1)
+        before = asyncio.all_tasks()
+        producer = create_kafka_message_broker({"bootstrap_servers": kafka.bootstrap}).producer({}, 60.0)
+        try:
+            await producer.start()
+            await producer.acknowledged(await producer.send({("orders", 0): [tail(b"key", b"value", [])]}))
+            kafka.freeze()
+            idle = asyncio.all_tasks()
+            await producer.send({("orders", 0): [tail(b"key", b"value", [])]})
+
+            async def requests() -> set[asyncio.Task[object]]:
+                return asyncio.all_tasks() - idle
+
+            await eventually(requests)
+        finally:
+            await producer.stop()
+            kafka.thaw()
+        assert asyncio.all_tasks() - before == set()
 
 
 async def test_a_late_acknowledgement_says_what_was_waited_for_and_how_long(tmp_path: Path) -> None:

@@ -78,7 +78,9 @@ async def fence(connection: KafkaConnection, ids: Collection[str], timeout_secon
                 "spec.kafka.producer.transactional: true needs Kafka 2.5 or later: upgrade the brokers, or set it to false"
             ) from error
         finally:
-            await asyncio.wait({asyncio.ensure_future(client.close())}, timeout=CLOSE_SECONDS)
+            closing = asyncio.ensure_future(client.close())
+            await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+            closing.cancel()
     return {it.id: it for it in found}
 
 

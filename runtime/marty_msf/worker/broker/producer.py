@@ -92,6 +92,9 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
         self._message_accumulator.drain_by_nodes = self._take_unless_refused
         self._on_their_way: list[Any] = []
         self._refused = False
+        self._requests: set[asyncio.Task[Any]] = set()
+        self._produce = self._sender._send_produce_req
+        self._sender._send_produce_req = self._produce_noted
         self._request = self.client.send
         self.client.send = self._send_request
 
@@ -120,7 +123,22 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
         if (sending := self._sender.sender_task) is not None:
             sending.cancel()
             await asyncio.wait({sending}, timeout=CLOSE_SECONDS)
+            # It waits until its requests have ended, which those that a broker does not answer may never do.
+            if left := {task for task in (sending, *self._requests) if not task.done()}:
+                for task in left:
+                    task.cancel()
+                await asyncio.wait(left, timeout=CLOSE_SECONDS)
         await self.client.close()
+
+    def note(self, request: "asyncio.Task[Any]") -> None:
+        """It ends with the client."""
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+
+    async def _produce_noted(self, *given: Any) -> None:
+        if (request := asyncio.current_task()) is not None:
+            self.note(request)
+        await self._produce(*given)
 
     def _take_unless_refused(self, *given: Any, **named: Any) -> Any:
         """What aiokafka sends next: nothing any more once a batch was refused.

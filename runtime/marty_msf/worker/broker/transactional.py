@@ -20,6 +20,17 @@ _FAILED: Final = (TransactionState.ABORTABLE_ERROR, TransactionState.FATAL_ERROR
 
 
 class _TransactionalClient(Client):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._ask_coordinator = self._sender._maybe_do_transactional_request
+        self._sender._maybe_do_transactional_request = self._ask_coordinator_noted
+
+    def _ask_coordinator_noted(self) -> "asyncio.Task[Any] | None":
+        request: asyncio.Task[Any] | None = self._ask_coordinator()
+        if request is not None:
+            self.note(request)
+        return request
+
     def use(self, fenced: Fenced) -> None:
         """Go on with what `fence` was given, in place of asking for a producer id, which would raise the epoch again."""
         self._txn_manager.set_pid_and_epoch(fenced.producer_id, fenced.epoch)
