@@ -199,7 +199,23 @@ def report(result: Result) -> int:
 
 
 def cpu_by_process(pids: Mapping[str, int]) -> dict[tuple[str, int], float]:
-    """(group, pid) -> CPU-seconds so far: this process, the given ones, every Postgres process and Kafka broker."""
+    """(group, pid) -> CPU-seconds so far: this process, the given ones, every Postgres process and Kafka broker.
+
+    Looked at until two looks in a row see the same processes: what a session has used that ends between the look at its
+    postmaster and the look at itself would be nobody's.
+    """
+    return settled(lambda: _look(pids))
+
+
+def settled(look: Callable[[], dict[tuple[str, int], float]]) -> dict[tuple[str, int], float]:
+    """The first look that sees the processes of the one before."""
+    before, found = look(), look()
+    while before.keys() != found.keys():
+        before, found = found, look()
+    return found
+
+
+def _look(pids: Mapping[str, int]) -> dict[tuple[str, int], float]:
     found = {("bench", os.getpid()): _cpu(os.getpid(), children=False)}
     for name, pid in pids.items():
         found[name, pid] = _cpu(pid, children=True)

@@ -43,6 +43,11 @@ from marty_msf.worker.relay.work import Work
 #: last, unless what is on its way is written down before.
 FIRST_LOOK_SECONDS: Final = 0.001
 LAST_LOOK_SECONDS: Final = 0.032
+#: After a read of all there was, before the next one, in reads: the more events it found, the more the next one will find, and
+#: what reads and sends cost is shared by them. A thin stream is read nearly at once.
+REST_AN_EVENT: Final = 0.5
+LONGEST_REST: Final = 2.0
+LONGEST_REST_SECONDS: Final = 0.005
 #: Before a topic that is missing is looked for again.
 MISSING_SECONDS: Final = 1
 
@@ -92,6 +97,8 @@ class Relay:
         self._lanes: dict[int, Lane] = {}
         self._work = Work()
         self._look_seconds = FIRST_LOOK_SECONDS
+        #: In a live stream; a backlog is read without a rest.
+        self._read_again_at = 0.0
         self._settler = Settler(
             pool, self._publisher, Who(scope, holder, resource), rules, shared, self._lanes, self._size
         )
@@ -206,6 +213,9 @@ class Relay:
         states = {lane: state for lane, state in self._lanes.items() if not (state.draining or lane in full)}
         if not states:
             return False
+        if (rest := self._read_again_at - time.monotonic()) > 0:
+            await asyncio.sleep(rest)
+        began = time.monotonic()
         with translate():
             async with self._connections() as conn:
                 most = self._urgent.read_at_most(self._rules.prefetch)
@@ -213,6 +223,8 @@ class Relay:
                 # What was ready before has been sent meanwhile, unless more is waiting than goes out.
                 if self._work.ready or not found.complete:
                     await self._read_urgent(conn, states, found)
+        if found.complete:
+            self._read_again_at = rested(began, time.monotonic(), len(found.rows))
         was_open = any(states[lane].read.next is not None for lane in found.after)
         self._take(found, {lane: states[lane] for lane in found.after})
         # Closing a window is progress too: the next one may have rows.
@@ -292,6 +304,12 @@ class Relay:
             states[lane].sent = position
         flight.sent = await self._publisher.send(flight)
         self._settler.sent(flight)
+
+
+def rested(began: float, ended: float, events: int) -> float:
+    """When to read again after a read of all there was that took so long; times of time.monotonic."""
+    share = min(events * REST_AN_EVENT, LONGEST_REST)
+    return ended + min((ended - began) * share, LONGEST_REST_SECONDS)
 
 
 async def _first(reading: "asyncio.Task[bool] | None", moved: asyncio.Event) -> None:
