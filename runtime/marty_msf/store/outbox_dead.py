@@ -163,8 +163,8 @@ class Whole:
 
 
 SHOW: Final = """
-SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error, held_at,
-       created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
+SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error,
+       held_at, created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
        deliver_after, message_key
   FROM marty.outbox_held
  WHERE id = $1

@@ -12,7 +12,7 @@ import orjson
 from asyncpg import Connection
 
 from marty_msf.core.outbox.dead_letters import Choice, Content
-from marty_msf.store.outbox_dead import Whole, arguments
+from marty_msf.store.outbox_dead import SHOW, Whole, arguments
 
 PICK: Final = """
 SELECT id, lane, cause
@@ -120,14 +120,7 @@ async def _moved(conn: Connection, statement: str, ids: Sequence[int]) -> list[i
     return [row["id"] for row in rows]
 
 
-LOCK_ONE: Final = """
-SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error, held_at,
-       created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
-       deliver_after, message_key
-  FROM marty.outbox_held
- WHERE id = $1
-   FOR UPDATE
-"""
+LOCK_ONE: Final = f"{SHOW} FOR UPDATE"
 
 
 async def locked(conn: Connection, number: int) -> Whole | None:

@@ -1,11 +1,12 @@
 """Adding events to the outbox from Python. Callers own the transaction: that is what the outbox is for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
-from marty_msf.core.errors import InvalidEvent, MartyError
+from marty_msf.core.errors import InvalidEvent
 from marty_msf.core.outgoing import Outgoing
-from marty_msf.store.session import Executor, outdated, refusal, schema_told
+from marty_msf.store.session import Executor, refusal, schema_told
 
 ENQUEUE: Final = """
 SELECT marty.enqueue_event_bytes(
@@ -18,12 +19,8 @@ async def enqueue(conn: Executor, event: Outgoing) -> int:
 
     Raises InvalidEvent and SchemaOutdated; then the transaction is lost.
     """
-    try:
+    with _told():
         rows = await conn.fetch(ENQUEUE, *event)
-    except Exception as error:
-        if told := _told(error):
-            raise told from error
-        raise
     return int(rows[0][0])
 
 
@@ -44,12 +41,8 @@ async def enqueue_many(conn: Executor, events: Sequence[Outgoing]) -> list[int]:
     if not events:
         return []
     columns = [list(column) for column in zip(*events, strict=True)]
-    try:
+    with _told():
         rows = await conn.fetch(ENQUEUE_MANY, *columns)
-    except Exception as error:
-        if told := _told(error):
-            raise told from error
-        raise
     return [int(row[0]) for row in rows]
 
 
@@ -62,7 +55,14 @@ async def wake(conn: Executor) -> None:
         await conn.fetch(WAKE)
 
 
-def _told(error: Exception) -> MartyError | None:
-    """What marty.enqueue_event says against the event, or that it is not there; None for every other error."""
-    state, message, hint = refusal(error)
-    return InvalidEvent(f"{message}: {hint or 'correct it'}") if state.startswith("MA") else outdated(error)
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raises InvalidEvent for what marty.enqueue_event says against the event, SchemaOutdated when it is not there."""
+    with schema_told():
+        try:
+            yield
+        except Exception as error:
+            state, message, hint = refusal(error)
+            if state.startswith("MA"):
+                raise InvalidEvent(f"{message}: {hint or 'correct it'}") from error
+            raise

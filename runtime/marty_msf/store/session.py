@@ -105,7 +105,7 @@ def refusal(error: BaseException) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def outdated(error: BaseException) -> SchemaOutdated | None:
+def _outdated(error: BaseException) -> SchemaOutdated | None:
     """What is missing of the schema; None for every other error, also for a missing table of the application's own."""
     state, message, _ = refusal(error)
     if state in _MISSING and re.search(r"\bmarty\b", message):
@@ -121,7 +121,7 @@ def schema_told() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if told := outdated(error):
+        if told := _outdated(error):
             raise told from error
         raise
 

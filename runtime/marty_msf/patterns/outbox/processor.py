@@ -85,7 +85,7 @@ class EnhancedOutboxProcessor:
         config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
         self._board.clear()
         self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
-        url = self._database_url if self._database_url is not None else getattr(self._session, "url", None)
+        url = self._database_url or getattr(self._session, "url", None)
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(
                 opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)

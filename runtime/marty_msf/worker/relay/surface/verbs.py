@@ -108,11 +108,10 @@ async def carry_out(
             done.update(moved)
         if progress is not None:
             progress(affected)
+    if chosen.ids is not None:
+        chosen = replace(chosen, ids=[number for number in chosen.ids if number not in done])
     # Asked for behind the work: who came first while we waited for the lock has made them something else than dead.
-    if chosen.ids is None:
-        return Done(affected, {})
-    left = replace(chosen, ids=[number for number in chosen.ids if number not in done])
-    return Done(affected, await refusals(conn, left))
+    return Done(affected, await refusals(conn, chosen))
 
 
 @dataclass(frozen=True, slots=True)
