@@ -121,7 +121,9 @@ async def test_broken_connections_end_no_worker(space: Space, database: str, top
 
 async def test_a_rotated_secret_reaches_the_pods(space: Space, database: str) -> None:
     await space.apply("OutboxRelay", "orders", spec("OutboxRelay", space, ""))
+    # Ready comes before the last word on the first rollout, whose Reconciling is not the one that is waited for below.
     await space.until_condition("OutboxRelay", "orders", "Ready", "True")
+    await space.until_condition("OutboxRelay", "orders", "Reconciling", "False")
     before = await space.names("pod", "marty.dev/kind=OutboxRelay")
 
     await space.write_secret("db", "uri", f"{database}?application_name=rotated")
