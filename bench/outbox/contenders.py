@@ -37,6 +37,14 @@ _OURS_LIVE: Final = """
 SELECT count(marty.enqueue_event_bytes('{topic}', 'order_created', convert_to(payload, 'UTF8'), aggregate, 'order'))
   FROM {rows}
 """
+_OURS_TOGETHER: Final = """
+SELECT count(*) FROM (SELECT array_agg(aggregate) AS ids, array_agg(convert_to(payload, 'UTF8')) AS payloads,
+                             count(*)::integer AS n FROM {rows}) AS given,
+       marty.enqueue_events_bytes(
+           array_fill('{topic}'::text, ARRAY[n]), array_fill('order_created'::text, ARRAY[n]), payloads, ids,
+           array_fill('order'::text, ARRAY[n]), array_fill('{}'::jsonb, ARRAY[n]), array_fill('normal'::text, ARRAY[n]),
+           array_fill(NULL::integer, ARRAY[n]), array_fill(NULL::timestamptz, ARRAY[n]), array_fill(NULL::text, ARRAY[n]))
+"""
 _QUEUE: Final = """
 CREATE EXTENSION pgq;
 SELECT pgq.create_queue('outbox');
@@ -67,6 +75,8 @@ class Contender:
     #: Inserts all of `{rows}`, a table of (aggregate, payload), and the same as an application does it.
     insert: str
     live: str
+    #: As an application does it that has several events in one transaction, if there is a way of its own for that.
+    together: str | None = None
     #: Part of the full drain's events; for one that is far slower.
     share: float = 1
     after_each: str | None = None
@@ -76,7 +86,7 @@ class Contender:
 
 def marty(name: str = "marty", **spec: Any) -> Contender:
     """Our worker process; `spec` are fields of the resource besides database and kafka, the others have their defaults."""
-    return Contender(name, partial(_ours, spec=spec), None, _OURS, _OURS_LIVE)
+    return Contender(name, partial(_ours, spec=spec), None, _OURS, _OURS_LIVE, _OURS_TOGETHER)
 
 
 def debezium(settings: str) -> Contender:
@@ -122,14 +132,16 @@ async def stage(contender: Contender, **topic_settings: str) -> AsyncIterator[St
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marty-bench-")))
         topic = Topic(bootstrap, name)
         stack.callback(topic.close)
-        insert, live = (text.replace("{topic}", name) for text in (contender.insert, contender.live))
+        insert = contender.insert.replace("{topic}", name)
         conn = await asyncpg.connect(url)
         try:
             if contender.schema:
                 await conn.execute(contender.schema)
             await conn.execute(FUNCTIONS)
             for count in PUT:
-                await conn.execute(_put_function(live.replace("{rows}", live_rows(count)), count))
+                live = contender.together if contender.together and count > 1 else contender.live
+                live = live.replace("{topic}", name).replace("{rows}", live_rows(count))
+                await conn.execute(_put_function(live, count))
         finally:
             await conn.close()
         rows = insert.replace("{rows}", "bench_rows($1, $2, $3)")

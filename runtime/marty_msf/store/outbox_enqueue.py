@@ -24,15 +24,10 @@ async def enqueue(conn: Executor, event: Outgoing) -> int:
     return int(rows[0][0])
 
 
-#: Sorted below the call, so that numbers rise in the order of the arrays.
 ENQUEUE_MANY: Final = """
-SELECT marty.enqueue_event_bytes(topic, event_type, payload, aggregate_id, aggregate_type, headers::jsonb, priority,
-                                 max_delivery_attempts, deliver_after, message_key)
-  FROM (SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
-                             $8::integer[], $9::timestamptz[], $10::text[])
-          WITH ORDINALITY AS given (topic, event_type, payload, aggregate_id, aggregate_type, headers, priority,
-                                    max_delivery_attempts, deliver_after, message_key, place)
-         ORDER BY place) AS event
+SELECT marty.enqueue_events_bytes(
+    $1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[]::jsonb[], $7::text[], $8::integer[],
+    $9::timestamptz[], $10::text[])
 """
 
 

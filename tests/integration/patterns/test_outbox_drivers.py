@@ -214,12 +214,17 @@ async def test_what_the_database_itself_refuses_is_told_as_an_invalid_event(
     driver: Driver, conn: asyncpg.Connection
 ) -> None:
     # As after a migration that lowers the limit, while this process is older.
-    definition = await conn.fetchval("SELECT pg_get_functiondef('marty.enqueue_event_bytes'::regproc)")
-    await conn.execute(definition.replace("> 900000", "> 5").replace("<= 900000", "<= 5"))
+    for name in ("is_usual_event", "check_event"):
+        definition = await conn.fetchval("SELECT pg_get_functiondef(to_regproc('marty.' || $1))", name)
+        await conn.execute(definition.replace("> 900000", "> 5").replace("<= 900000", "<= 5"))
     repository = EnhancedOutboxRepository(driver.given)
     with pytest.raises(InvalidEvent, match=r"payload of 7 bytes.*identifier"):
         async with driver.transaction():
             await repository.enqueue_event(**event())
+    with pytest.raises(InvalidEvent, match=r"payload of 7 bytes.*identifier"):
+        async with driver.transaction():
+            await repository.enqueue_events([event(payload=1), event()])
+    assert not await conn.fetchval("SELECT count(*) FROM marty.outbox")
 
 
 async def test_the_wake_up_is_refused_inside_of_a_transaction(driver: Driver) -> None:

@@ -17,6 +17,14 @@ pytestmark = pytest.mark.postgres
 
 SCOPE = "relay:ns/name"
 ENQUEUE = "SELECT marty.enqueue_event($1, $2, $3, $4, $5, $6)"
+ENQUEUE_TOGETHER = """
+SELECT marty.enqueue_events_bytes($1, $2, ARRAY(SELECT convert_to(p, 'UTF8') FROM unnest($3::text[]) AS p), $4, $5,
+    $6::text[]::jsonb[],
+    array_fill('normal'::text, ARRAY[cardinality($1::text[])]),
+    array_fill(NULL::integer, ARRAY[cardinality($1::text[])]),
+    array_fill(NULL::timestamptz, ARRAY[cardinality($1::text[])]),
+    array_fill(NULL::text, ARRAY[cardinality($1::text[])]))
+"""
 GOOD = ("order.events", "order_created", '{"total": 5}', "o-1", "order", "{}")
 
 
@@ -78,11 +86,35 @@ async def test_arguments_may_be_given_by_name(conn: asyncpg.Connection) -> None:
 async def test_bad_input_is_refused_with_a_code_and_a_hint(
     conn: asyncpg.Connection, arguments: tuple[str | None, ...], state: str, message: str
 ) -> None:
-    with pytest.raises(asyncpg.PostgresError, match=message) as caught:
-        await conn.fetchval(ENQUEUE, *arguments)
+    together = zip(GOOD, arguments, GOOD, strict=True)
+    for statement, given in ((ENQUEUE, arguments), (ENQUEUE_TOGETHER, together)):
+        with pytest.raises(asyncpg.PostgresError, match=message) as caught:
+            await conn.fetch(statement, *given)
+        assert caught.value.sqlstate == state
+        assert caught.value.hint
+    assert not await conn.fetchval("SELECT count(*) FROM marty.outbox")
 
-    assert caught.value.sqlstate == state
-    assert caught.value.hint
+
+async def test_events_together_are_in_their_order_whether_usual_or_not(conn: asyncpg.Connection) -> None:
+    names = [str(number) for number in range(1_000)]
+    headers = ['{"a": "b"}' if number % 3 else "{}" for number in range(1_000)]
+    priorities = ["high" if number % 5 else "low" for number in range(1_000)]
+    given = (["t"] * 1_000, ["e"] * 1_000, names, [None, *names[1:]], [""] * 1_000, headers)
+    rows = await conn.fetch(
+        ENQUEUE_TOGETHER.replace("array_fill('normal'::text, ARRAY[cardinality($1::text[])])", "$7::text[]"),
+        *given,
+        priorities,
+    )
+
+    ids = [row[0] for row in rows]
+    found = await conn.fetch("SELECT * FROM marty.outbox ORDER BY id")
+    assert [row["id"] for row in found] == ids
+    assert [row["payload"].decode() for row in found] == names
+    assert [row["headers"] or "{}" for row in found] == headers
+    assert [row["priority"] for row in found] == [2 if number % 5 else 0 for number in range(1_000)]
+    assert [row["aggregate_id"] for row in found[:2]] == [None, "1"]
+    lanes = await conn.fetch("SELECT marty.lane_of(name) AS lane FROM unnest($1::text[]) AS name", names[1:])
+    assert [row["lane"] for row in found[1:]] == [row["lane"] for row in lanes]
 
 
 async def test_the_longest_names_of_all_kinds_of_characters_are_taken(conn: asyncpg.Connection) -> None:
