@@ -16,13 +16,12 @@ READ_BYTES: Final = 16 * 1024 * 1024
 PLAN_ONCE: Final = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off"
 
 #: The columns of an event as it is read, before and behind its payload. `extras` is NULL for the usual event: one column to
-#: decode instead of four; for one that has a priority only it is a constant, which costs a tenth of making it. A time that
-#: is too far away for a number ('infinity') is the farthest one: a read that fails would fail for all events.
+#: decode instead of four. For one that has a priority only it is a character, for others a JSON object. A time that is too far
+#: away for a number ('infinity') is the farthest one: a read that fails would fail for all events.
 WHO: Final = "id, lane, event_id::text AS event_id, topic, event_type, aggregate_type, aggregate_id"
 REST: Final = """headers, (date_part('epoch', created_at) * 1000000)::bigint AS time,
        CASE WHEN message_key IS NULL AND deliver_after IS NULL AND max_attempts IS NULL AND priority IN (0, 1, 2) THEN
-                 CASE priority WHEN 0 THEN '{"key": null, "after": null, "priority": 0, "max_attempts": null}'
-                               WHEN 2 THEN '{"key": null, "after": null, "priority": 2, "max_attempts": null}' END
+                 CASE priority WHEN 0 THEN '0' WHEN 2 THEN '2' END
             ELSE jsonb_build_object('key', message_key, 'max_attempts', max_attempts, 'priority', priority,
                  'after', CASE WHEN deliver_after IS NOT NULL THEN
                       greatest(least(date_part('epoch', deliver_after) * 1000000, 9e18), 0)::bigint END)::text END AS extras"""

@@ -12,34 +12,25 @@ from marty_msf.store.outbox import READ_BYTES, REST, WHO
 #: Events looked at once; further ones are looked at next time.
 LOOK_ROWS: Final = 20_000
 
-HIGH: Final = """
-WITH found AS MATERIALIZED (
-    (SELECT xid, id, lane, aggregate_id FROM marty.outbox
-      WHERE priority = 2 AND xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+#: Every row that is looked at costs little this way: an array for what is urgent, and nothing kept of the others. Late
+#: transactions come first, so that the last row is of the highest one. `count(*)` counts what was looked at.
+_LOOK: Final = """
+SELECT count(*) AS looked, (array_agg(xid))[count(*)]::text::bigint AS xid, pg_current_snapshot()::text AS snapshot,
+       array_agg(id) FILTER (WHERE priority = {level}) AS ids, array_agg(lane) FILTER (WHERE priority = {level}) AS lanes,
+       array_agg(aggregate_id) FILTER (WHERE priority = {level}) AS aggregates
+  FROM (
+    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
+      WHERE {among} xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
     UNION ALL
-    (SELECT xid, id, lane, aggregate_id FROM marty.outbox
-      WHERE priority = 2 AND xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
-)
-SELECT count(*) AS id, NULL::smallint AS lane, pg_current_snapshot()::text AS aggregate_id, max(xid::text::bigint) AS xid
-  FROM found
-UNION ALL
-SELECT id, lane, aggregate_id, NULL FROM found
+    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
+      WHERE {among} xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
+  ) AS found
 """
 
+HIGH: Final = _LOOK.format(level=2, among="priority = 2 AND")
+
 #: Without an index of their own: where most events are normal, all that is new is looked at once.
-NORMAL: Final = """
-WITH found AS MATERIALIZED (
-    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
-      WHERE xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
-    UNION ALL
-    (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
-      WHERE xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
-)
-SELECT count(*) AS id, NULL::smallint AS lane, pg_current_snapshot()::text AS aggregate_id, max(xid::text::bigint) AS xid
-  FROM found
-UNION ALL
-SELECT id, lane, aggregate_id, NULL FROM found WHERE priority = 1
-"""
+NORMAL: Final = _LOOK.format(level=1, among="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +43,9 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """id, lane and aggregate id of urgent events, and how far was looked."""
+    """(lane, aggregate id, or the id of an event without one) of urgent events, oldest transactions first; how far was looked."""
 
-    events: Sequence[Record]
+    keys: Sequence[tuple[int, str | int]]
     seen: Seen
 
 
@@ -64,10 +55,12 @@ async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positi
         span = unseen_range(position.prev for position in positions.values())
     else:
         span = unseen_range([seen.snapshot])
-    first, *events = await conn.fetch(statement, max(span.low, seen.xid), span.late, seen.snapshot, LOOK_ROWS)
-    complete = first["id"] < LOOK_ROWS
+    (row,) = await conn.fetch(statement, max(span.low, seen.xid), span.late, seen.snapshot, LOOK_ROWS)
+    events = zip(row["lanes"] or (), row["aggregates"] or (), row["ids"] or (), strict=True)
     # The last transaction may have more rows than fitted: it is looked at again.
-    return Found(events, Seen(Snapshot.parse(first["aggregate_id"])) if complete else Seen(seen.snapshot, first["xid"]))
+    complete = row["looked"] < LOOK_ROWS
+    so_far = Seen(Snapshot.parse(row["snapshot"])) if complete else Seen(seen.snapshot, row["xid"])
+    return Found([(lane, aggregate or id_) for lane, aggregate, id_ in events], so_far)
 
 
 #: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are what was

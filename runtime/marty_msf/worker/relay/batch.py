@@ -5,7 +5,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import methodcaller
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -68,10 +68,16 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
     return batches
 
 
+#: What the extras of an event that has a priority only say.
+PRIORITY_ALONE: Final = {
+    str(priority): {"key": None, "max_attempts": None, "after": None, "priority": priority} for priority in (0, 2)
+}
+
+
 @lru_cache(maxsize=4096)
 def extras(text: str) -> Mapping[str, Any]:
     """What an event asks for beyond the usual: key, max_attempts, priority, and after, in microseconds since 1970."""
-    found: Mapping[str, Any] = orjson.loads(text)
+    found: Mapping[str, Any] = PRIORITY_ALONE.get(text) or orjson.loads(text)
     return found
 
 
@@ -99,7 +105,7 @@ class Encoder:
             if (
                 named is not None
                 and aggregate_id is not None
-                and (more is None or extras(more)["key"] in (None, aggregate_id))
+                and (more is None or more in PRIORITY_ALONE or extras(more)["key"] in (None, aggregate_id))
             ):
                 key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
                 message = usual(event_id, event_type, aggregate_type, key, payload, time, id_, named)

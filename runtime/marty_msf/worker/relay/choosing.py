@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from marty_msf.worker.relay.batch import AGGREGATE_ID, EXTRAS, ID, LANE, PAYLOAD, TOPIC, Row, extras
+from marty_msf.worker.relay.batch import AGGREGATE_ID, EXTRAS, ID, LANE, PAYLOAD, PRIORITY_ALONE, TOPIC, Row, extras
 from marty_msf.worker.relay.exceptions import AheadIds, HeldKeys
 
 
@@ -48,7 +48,7 @@ def choose(
             or (behind and row[AGGREGATE_ID] in behind)
             or (missing and row[TOPIC] in missing)
             or id_ in suspect
-            or (more is not None and (after := extras(more)["after"]) is not None and after > now_micros)
+            or (more is not None and more not in PRIORITY_ALONE and (extras(more)["after"] or 0) > now_micros)
             or (limits and len(row[PAYLOAD]) >= limits.get(row[TOPIC], len(row[PAYLOAD]) + 1))
         ):
             held.add(id_)

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 #: Pending events are counted up to here; more are not worth the reading.
 COUNTED_AT_MOST: Final = 100_000
 LOOK_SECONDS: Final = 2
+#: A look that takes longer, at a large backlog, is not repeated before so many times as long, within a bound.
+LOOK_SHARE: Final = 20
+LONGEST_LOOK_SECONDS: Final = 15
 RATE_SECONDS: Final = 30
 #: Causes that are told, the most frequent ones.
 GROUPS_LIMIT: Final = 20
@@ -29,7 +32,7 @@ class Numbers:
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
         self._looking = asyncio.Lock()
-        self._looked_at = float("-inf")
+        self._look_again_at = float("-inf")
         self._totals = RelayTotals()
         self._writer: outbox.Writer | None = None
         #: (when, published ever, refused attempts ever).
@@ -38,7 +41,7 @@ class Numbers:
         self._known: set[str] | None = None
 
     async def totals(self) -> RelayTotals:
-        """Not older than LOOK_SECONDS. Raises DatabaseUnavailable."""
+        """Not older than LOOK_SECONDS, LONGEST_LOOK_SECONDS at a large backlog. Raises DatabaseUnavailable."""
         await self._look()
         return self._totals
 
@@ -50,7 +53,7 @@ class Numbers:
     async def _look(self) -> None:
         async with self._looking:
             now = time.monotonic()
-            if now - self._looked_at < LOOK_SECONDS:
+            if now < self._look_again_at:
                 return
             with translate():
                 async with self._pool.acquire() as conn:
@@ -58,7 +61,8 @@ class Numbers:
                     groups = await outbox_dead.groups(conn, GROUPS_LIMIT) if counted.dead else []
                     backlog = await outbox.backlog(conn, COUNTED_AT_MOST)
                     writer = await outbox.oldest_writer(conn)
-            self._looked_at = now
+            took = time.monotonic() - now
+            self._look_again_at = now + min(max(LOOK_SECONDS, LOOK_SHARE * took), LONGEST_LOOK_SECONDS)
             self._writer = writer
             self._counted.append((now, counted.published_total, counted.failed_total))
             while now - self._counted[0][0] > RATE_SECONDS:

@@ -267,7 +267,8 @@ class Relay:
         partitions: dict[str, int] = {}
         while (level := self._urgent.next(self._work.waiting)) is not None:
             batch = self._work.peek(level)
-            if not (unknown := batch.topics() - partitions.keys() - self._shared.missing.keys()):
+            topics = batch.topics()
+            if not (unknown := topics - partitions.keys() - self._shared.missing.keys()):
                 break
             partitions.update(await self._publisher.partitions(unknown))
             for topic in unknown:
@@ -281,7 +282,7 @@ class Relay:
             batch.rows,
             self._shared.keys,
             self._shared.ahead,
-            self._shared.missing,
+            topics & self._shared.missing.keys(),
             self._shared.suspect,
             self._limits,
             time.time_ns() // 1000,

@@ -70,11 +70,7 @@ class Urgent:
                 break
             found = await outbox_urgent.urgent(conn, STATEMENTS[level], seen.get(level, Seen()), sent)
             seen[level] = found.seen
-            known[level].update(
-                ((event["lane"], event["aggregate_id"] or event["id"]), None)
-                for event in found.events
-                if event["lane"] in sent
-            )
+            known[level].update((key, None) for key in found.keys if key[0] in sent)
             if chosen := list(islice(known[level], AGGREGATES)):
                 names = [name for _, name in chosen]
                 rows, complete = await outbox_urgent.waiting(
