@@ -27,9 +27,9 @@ PROCESSES: Final = ("relay", "connect", "postgres", "kafka")
 
 _HEAD: Final = """## Outbox
 Events of 400 bytes of JSON, 10,000 aggregates, one topic of 8 partitions. *Drain*: a backlog, from its first 5 % until the last event is
-in Kafka. *Live*: an application inserts at a fixed rate (1,000/s one event a transaction, 5,000/s five); from the insert,
-the commit included, until the broker has appended the event. *Writer*: 8 clients, transactions of one row of the
-application's own and one event, with no relay at work.
+in Kafka. *Live*: an application inserts at a fixed rate (1,000/s one event a transaction; 5,000/s five, in one statement where the
+outbox has one for that); from the insert, the commit included, until the broker has appended the event. *Writer*: 8 clients,
+transactions of one row of the application's own and one event, with no relay at work.
 """
 
 _HOW: Final = """
