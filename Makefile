@@ -4,6 +4,8 @@ SHELL := /bin/bash
 unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 PY := $(VENV)/bin/python
+# Debian's, as in the worker pods, where there is one: it is built with its optimisations, and is a third faster than one that is not.
+PYTHON ?= $(or $(wildcard /usr/bin/python3.11),python3)
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/marty
 SOURCES := operator runtime examples dev bench tests
 
@@ -13,7 +15,7 @@ help: ## Show the targets
 venv: $(VENV)/.ready ## Make the virtual environment with everything the checks need
 
 $(VENV)/.ready: pyproject.toml
-	@test -x $(PY) || python3 -m venv $(VENV) || { apt-get update -q && apt-get install -y -q python3-venv && python3 -m venv $(VENV); }
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV) || { apt-get update -q && apt-get install -y -q python3-venv && $(PYTHON) -m venv --clear $(VENV); }
 	@echo "installing the Python packages into $(VENV)"
 	@$(VENV)/bin/pip install -q --cache-dir $(CACHE)/pip -e '.[dev]'
 	@touch $@
