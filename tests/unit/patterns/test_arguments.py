@@ -23,6 +23,7 @@ BROKER = create_kafka_message_broker({"bootstrap_servers": "localhost:9092"})
         ("reads", ["orders", "a b"]),
         *(("remember_hours", value) for value in (0, True, "24", 876_001)),
         *(("concurrency", value) for value in (0, 1001, 1.5)),
+        *(("bootstrap_servers", value) for value in ("", " ", 5, "kafka", [], ["kafka:9092", ""])),
         *(("database_url", value) for value in ("", " ", 5, b"postgresql://h/d")),
         *(("data_directory", value) for value in ("", 5, b"/tmp")),
         *(("reads", value) for value in ("orders",)),

@@ -85,9 +85,10 @@ class EventBus:
         self._reads = sorted({topic} if reads is None else {topic_name("reads", name) for name in reads})
         self._bootstrap_servers = bootstrap_servers
         self._kafka_security = dict(kafka_security or {})
-        if self._kafka_security:
-            # What is wrong with it is told here; the servers may be told later.
-            connection_of({"bootstrap_servers": bootstrap_servers or "kafka:9092", **self._kafka_security})
+        if self._kafka_security or bootstrap_servers is not None:
+            # What is wrong with them is told here; the servers may be told later.
+            known = "kafka:9092" if bootstrap_servers is None else bootstrap_servers
+            connection_of({"bootstrap_servers": known, **self._kafka_security})
         self._database_url = arguments.database_url(database_url)
         self._data_directory = arguments.data_directory(data_directory)
         if retries is not None:
@@ -133,7 +134,9 @@ class EventBus:
         """
         if self._running:
             raise NotRunning(f"event bus {self._name!r} runs already: call stop() before the next start()")
-        servers = self._bootstrap_servers or from_process().kafka_bootstrap_servers
+        servers = self._bootstrap_servers
+        if servers is None:
+            servers = from_process().kafka_bootstrap_servers
         if self._handlers and not servers:
             raise InvalidDefinition(
                 "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
