@@ -63,8 +63,7 @@ def _urgent(rows: Sequence[Row]) -> list[Goal]:
     found = [
         Goal("b3", f"p99 of high events under backlog {p99:.0f} ms (wanted {URGENT_P99_MS} ms)", p99 < URGENT_P99_MS)
     ]
-    if (alone := middle(rows, OURS, "drain")) is not None:
-        part = rate / alone
+    if (part := middle(rows, OURS, "urgent share")) is not None:
         words = f"{rate:,.0f} events/s with poison and high events among them, {part:.2f} of the rate without (wanted {LEAST_UNDISTURBED})"
         found.append(Goal("b3", words, part >= LEAST_UNDISTURBED))
     return found

@@ -12,25 +12,34 @@ from marty_msf.store.outbox import READ_BYTES, REST, WHO
 #: Events looked at once; further ones are looked at next time.
 LOOK_ROWS: Final = 20_000
 
-#: Every row that is looked at costs little this way: an array for what is urgent, and nothing kept of the others. Late
-#: transactions come first, so that the last row is of the highest one. `count(*)` counts what was looked at.
-_LOOK: Final = """
+#: What was sent in its turn: $5, $6 and $7 are its windows' ends and ids, and whose they are (`by_lane`).
+_SENT: Final = """coalesce(pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[get_byte($7, lane)])
+                AND id <= ($6::bigint[])[get_byte($7, lane)], false)"""
+
+
+def _look(level: int, among: str = "") -> str:
+    """Every row that is looked at costs little this way: an array for what is urgent, and nothing kept of the others.
+
+    Late transactions come first, so that the last row is of the highest one.
+    """
+    return f"""
 SELECT count(*) AS looked, (array_agg(xid))[count(*)]::text::bigint AS xid, pg_current_snapshot()::text AS snapshot,
-       array_agg(id) FILTER (WHERE priority = {level}) AS ids, array_agg(lane) FILTER (WHERE priority = {level}) AS lanes,
-       array_agg(aggregate_id) FILTER (WHERE priority = {level}) AS aggregates
-  FROM (
+       array_agg(id) FILTER (WHERE urgent) AS ids, array_agg(lane) FILTER (WHERE urgent) AS lanes,
+       array_agg(aggregate_id) FILTER (WHERE urgent) AS aggregates
+  FROM (SELECT xid, id, lane, aggregate_id, priority = {level} AND NOT {_SENT} AS urgent FROM (
     (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
       WHERE {among} xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
     UNION ALL
     (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
       WHERE {among} xid >= $1::xid8 AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
-  ) AS found
-"""
+  ) AS found) AS looked
+"""  # noqa: S608  # constants only
 
-HIGH: Final = _LOOK.format(level=2, among="priority = 2 AND")
+
+HIGH: Final = _look(2, "priority = 2 AND")
 
 #: Without an index of their own: where most events are normal, all that is new is looked at once.
-NORMAL: Final = _LOOK.format(level=1, among="")
+NORMAL: Final = _look(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +59,15 @@ class Found:
 
 
 async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positions) -> Found:
-    """HIGH or NORMAL events that were not there at the last look; without one, from where the lanes stand."""
+    """HIGH or NORMAL events that were not there at the last look, nor sent; without one, from where the lanes stand."""
     if seen.snapshot == BEGINNING:
         span = unseen_range(position.prev for position in positions.values())
     else:
         span = unseen_range([seen.snapshot])
-    (row,) = await conn.fetch(statement, max(span.low, seen.xid), span.late, seen.snapshot, LOOK_ROWS)
+    distinct, lanes = by_lane(positions)
+    ends, ids = zip(*((position.next, position.last_id) for position in distinct), strict=True)
+    given = (max(span.low, seen.xid), span.late, seen.snapshot, LOOK_ROWS, ends, ids, lanes)
+    (row,) = await conn.fetch(statement, *given)
     events = zip(row["lanes"] or (), row["aggregates"] or (), row["ids"] or (), strict=True)
     # The last transaction may have more rows than fitted: it is looked at again.
     complete = row["looked"] < LOOK_ROWS
@@ -64,7 +76,8 @@ async def urgent(conn: Connection, statement: str, seen: Seen, positions: Positi
 
 
 #: $1 aggregates, $2 single events without one; $3 and $4 as for outbox.OPEN; $5, $6 and $7 are what was
-#: sent, $11 whose that is (`by_lane`), $10 what went ahead.
+#: sent, $11 whose that is (`by_lane`), $10 what went ahead: as a query it is hashed, where an array of a plan that is kept for
+#: all calls would be gone through for each row.
 WAITING: Final = f"""
 SELECT {WHO}, payload, {REST}
   FROM (SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS bytes
@@ -78,7 +91,7 @@ SELECT {WHO}, payload, {REST}
                  WHERE NOT pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[get_byte($11, lane)])
                    AND NOT coalesce(pg_visible_in_snapshot(xid, ($6::pg_snapshot[])[get_byte($11, lane)])
                                     AND id <= ($7::bigint[])[get_byte($11, lane)], false)
-                   AND NOT (id = ANY($10::bigint[]))
+                   AND id NOT IN (SELECT unnest($10::bigint[]))
                  ORDER BY id LIMIT $8) AS next) AS measured
  WHERE bytes - octet_length(payload) < $9::bigint
  ORDER BY id

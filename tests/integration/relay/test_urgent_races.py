@@ -11,7 +11,8 @@ import pytest
 
 from marty_msf.core.lanes import LANES
 from marty_msf.core.windows import BEGINNING, Position
-from marty_msf.store import outbox_urgent
+from marty_msf.store import outbox, outbox_urgent
+from marty_msf.worker.relay.batch import ID
 from marty_msf.worker.relay.shared import Shared
 from marty_msf.worker.relay.urgent import BESIDE_SECONDS, READ_BESIDE, Urgent
 from marty_msf.worker.relay.work import Level
@@ -64,6 +65,29 @@ async def test_a_lane_that_is_gained_during_a_look_has_its_urgent_events_looked_
         for looking in (interrupted, conn):
             ((level, rows),) = await found.read(looking, lanes, [], Shared("test"))
             assert (level, len(rows)) == (Level.HIGH, 1)
+
+
+async def test_what_was_sent_in_its_turn_is_not_found_urgent_again(conn: asyncpg.Connection) -> None:
+    """Naive: all of the window's normal events are found, sent or not, and their aggregates' low ones go out as if normal."""
+    for priority in ("normal", "low", "high"):
+        for key in ("a", "b", "c"):
+            await conn.execute("SELECT marty.enqueue_event('t', 'e', '{}', $2, priority => $1)", priority, key)
+    opened = await outbox.open_window(conn, {lane: Position(BEGINNING) for lane in range(LANES)}, 100)
+    rows = list(opened.rows or ())
+    weights = {Level.HIGH: 1, Level.NORMAL: 1, Level.OLDEST: 1}
+
+    async def found(sent: int) -> list[tuple[Level, list[int]]]:
+        """Which events, by their place, go ahead when so many were sent."""
+        position = Position(BEGINNING).opened(opened.end, rows[sent - 1][ID] if sent else 0)
+        ahead = await Urgent(weights).read(conn, dict.fromkeys(range(LANES), position), rows[sent:], Shared("test"))
+        return [(level, [row[ID] - rows[0][ID] for row in events]) for level, events in ahead]
+
+    everything = list(range(9))
+    assert await found(0) == [(Level.HIGH, everything), (Level.NORMAL, everything)]
+    assert await found(2) == [(Level.HIGH, everything[2:]), (Level.NORMAL, [2, 5, 8])]
+    assert await found(3) == [(Level.HIGH, everything[3:])]
+    assert await found(8) == [(Level.HIGH, [8])]
+    assert await found(9) == []
 
 
 async def test_beside_urgent_events_less_is_read_at_once(

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 import marty_msf.store
-from marty_msf.store import outbox
+from marty_msf.store import outbox, outbox_urgent
 
 pytestmark = pytest.mark.postgres
 
@@ -65,6 +65,19 @@ async def test_the_hot_reads_use_their_index(
 
     assert index in plan
     assert "Seq Scan on outbox_0" not in plan
+
+
+async def test_what_waits_of_an_aggregate_is_found_by_it_and_what_went_ahead_is_hashed(
+    full_outbox: asyncpg.Connection,
+) -> None:
+    """Naive: every row is compared with each of the thousands of events that went ahead."""
+    await full_outbox.execute(outbox.PLAN_ONCE)
+    await full_outbox.execute(f"PREPARE hot AS {outbox_urgent.WAITING}")
+    arguments = "'{a-1}', '{}', '900', '{}', '{}', '{}', '{}', 1000, 1000000, '{}', ''"
+    plan = "\n".join(row[0] for row in await full_outbox.fetch(f"EXPLAIN EXECUTE hot({arguments})"))
+
+    assert "outbox_0_aggregate_id_xid_idx" in plan
+    assert "hashed SubPlan" in plan
 
 
 async def test_an_idle_poll_touches_almost_nothing(full_outbox: asyncpg.Connection) -> None:
