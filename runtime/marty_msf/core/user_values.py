@@ -26,6 +26,11 @@ def said(error: BaseException) -> str:
     return text[:SAID_CHARACTERS].encode(errors="replace").decode()
 
 
+def kept(text: str) -> str:
+    """A text as Postgres can keep it: without NUL, and with ? for lone surrogates."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
 def keepable(text: str) -> bool:
     """Whether Postgres can keep a text: without NUL and lone surrogates."""
     try:

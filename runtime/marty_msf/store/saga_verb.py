@@ -8,6 +8,8 @@ from uuid import UUID
 
 from asyncpg import Connection
 
+from marty_msf.core.user_values import kept
+
 ASK: Final = """
 INSERT INTO marty.saga_verb (resource, instance, lane, verb, arguments, asked_by)
 SELECT i.resource, i.id, i.lane, $2, $3, $4
@@ -74,7 +76,7 @@ UPDATE marty.saga_verb AS v
 async def answer(conn: Connection, answers: Sequence[tuple[int, bool, str]]) -> None:
     """Say what became of verbs: id, whether it was done, and what was done or why not. The first answer stays."""
     numbers, done, texts = zip(*answers, strict=True)
-    await conn.execute(ANSWER, list(numbers), list(done), list(texts))
+    await conn.execute(ANSWER, list(numbers), list(done), [kept(text) for text in texts])
 
 
 # The lease is held as for a wave. Nothing is written when it went to another owner, or when the instance went on.

@@ -5,12 +5,15 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import pytest
 
 from marty_msf.core.resources.saga import SagaSpec
 from marty_msf.core.saga.breaker import Circuit, Phase
+from marty_msf.core.saga.instance import in_flight
+from marty_msf.store import saga_verb
 from marty_msf.worker.saga.calling.python_caller import StepCall
 from tests.integration.saga.sagas import Shop, engine, pool_of, spec, states, told
 from tests.support.waiting import eventually
@@ -129,3 +132,30 @@ async def test_held_calls_are_handed_over_at_once_and_made_by_the_next_owner(
         async with engine(pool, shop.caller(), guarded(open_seconds=60)):
             await eventually(lambda: states(conn), lambda found: found["Completed"] == SAGAS)
     assert max(shop.calls.values()) == 1
+
+
+async def test_a_held_call_of_an_instance_that_is_paused_or_cancelled_is_not_made(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    """Naive: held calls are made when the breaker closes, whatever people were told meanwhile."""
+    shop = Down()
+    async with pool_of(postgres_url) as pool, engine(pool, shop.caller(), guarded(open_seconds=60)) as running:
+        await start_all(running, 5)
+        await eventually(told(partial(is_open, running.engine.breakers.circuits)))
+        reserved = "SELECT count(*) FROM marty.saga_journal WHERE seq = 2"
+        cancelled, paused = [UUID((await running.engine.start(f"later-{n}", {})).saga_id) for n in range(2)]
+        await eventually(lambda: conn.fetchval(reserved), lambda count: count == 7)
+        charges = shop.charges
+
+        await saga_verb.ask(conn, [cancelled], "cancel", b"{}", "ann")
+        await saga_verb.ask(conn, [paused], "pause", b"{}", "ann")
+        state = "SELECT state FROM marty.saga_instance WHERE id = $1"
+        await eventually(lambda: conn.fetchval(state, cancelled), lambda found: found == "Cancelled")
+        live = running.engine.memory.get(str(paused))
+        assert live is not None
+        await eventually(told(lambda: live.instance.paused and not in_flight(live.instance)))
+        assert (shop.charges, shop.order[str(cancelled)]) == (charges, ["reserve", "release"])
+
+        await saga_verb.ask(conn, [paused], "resume", b"{}", "ann")
+        await eventually(told(lambda: in_flight(live.instance)))
+        assert shop.charges == charges

@@ -119,6 +119,27 @@ def declining(command: Command) -> Sequence[Answer]:
     return obliging(command)
 
 
+async def test_one_reply_answers_one_call(place: Place, conn: asyncpg.Connection) -> None:
+    """Naive: the row of a reply that was used is still there when the next call begins, and answers that one too."""
+
+    def failing_once(command: Command) -> Sequence[Answer]:
+        if command.action != "charge":
+            return obliging(command)
+        return [] if service.keys("charge")[1:] else [("failed", {"reason": "busy"})]
+
+    retry = {"attempts": 2, "initialBackoffMs": 1, "maxBackoffMs": 1, "jitter": 0}
+    saga = place.saga(place.step("reserve", compensation="release"), place.step("charge", retry=retry))
+    with serving(place.bootstrap, place.commands, failing_once) as service:
+        async with working(place, saga) as it:
+            await it.start("one", order=1)
+            await eventually(told(lambda: len(service.keys("charge"))), lambda count: count == 2)
+            await no_reply_is_left(conn)
+            charge = [command for command in service.commands if command.action == "charge"][-1]
+            service.reply(charge, "succeeded", {})
+            assert await all_ended(conn, 1) == {"Completed": 1}
+    assert service.keys("release") == []
+
+
 async def test_commands_and_replies_run_a_saga_forward_and_back(place: Place, conn: asyncpg.Connection) -> None:
     with serving(place.bootstrap, place.commands, declining) as service:
         async with working(place, place.order()) as it:

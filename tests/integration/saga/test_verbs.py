@@ -1,13 +1,14 @@
 """People's verbs on instances, through the command line and over HTTP, against a running engine."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 
 from marty_msf.store import saga_verb
+from marty_msf.worker.saga.calling.python_caller import StepCall
 from tests.integration.saga.commands import marty
 from tests.integration.saga.sagas import Failing, Gated, Running, Shop, ended, engine, pool_of, states
 from tests.support.waiting import eventually
@@ -34,6 +35,20 @@ async def stuck(postgres_url: str, conn: asyncpg.Connection) -> AsyncIterator[St
         receipt = await it.engine.start("order-1", {"order": 1, "total": 10})
         await ended(conn, 1)
         yield Stuck(postgres_url, receipt.saga_id, shop, broken, it)
+
+
+class Saying(Failing):
+    """Its undo fails with these words."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(())
+        self._words = words
+
+    async def act(self, call: StepCall, action: str) -> Mapping[str, Any] | None:
+        answer = await super().act(call, action)
+        if action == "release":
+            raise OSError(self._words)
+        return answer
 
 
 async def state(conn: asyncpg.Connection, wanted: str) -> None:
@@ -244,3 +259,24 @@ async def test_wrong_usage_is_told(postgres_url: str, arguments: tuple[str, ...]
 async def _done(conn: asyncpg.Connection, number: int) -> bool | None:
     (verb,) = await saga_verb.answers(conn, [number])
     return verb.done
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "done"),
+    [("edit-context", b'{"patch": {"total": 7}}', True), ("migrate", b'{"from": "x", "to": "b\\u0000"}', False)],
+)
+async def test_no_text_of_a_service_or_a_person_stops_the_verbs_of_others(
+    postgres_url: str, conn: asyncpg.Connection, verb: str, arguments: bytes, done: bool
+) -> None:
+    """Naive: Postgres keeps no NUL, so that the answer cannot be written, now or after any restart."""
+    shop = Saying("bad header \0")
+    shop._refuse = lambda _: True
+    async with pool_of(postgres_url) as pool, engine(pool, shop.caller()) as it:
+        await it.engine.start("order-1", {"order": 1})
+        await ended(conn, 1)
+        instance = await conn.fetchval("SELECT id FROM marty.saga_instance")
+        numbers = await saga_verb.ask(conn, [instance], verb, arguments, "ann")
+        await eventually(lambda: _done(conn, next(iter(numbers))), lambda found: found is done)
+        assert not it.task.done()
+        more = await saga_verb.ask(conn, [instance], "edit-context", b'{"patch": {"total": 8}}', "bob")
+        await eventually(lambda: _done(conn, next(iter(more))), lambda found: found is True)

@@ -100,8 +100,9 @@ def test_a_reply_is_used_once_and_removed_when_it_is_in_the_journal(clock: Clock
     assert (it.commands.is_settling(REPLY), it.commands.journaled(), it.commands.busy) == (True, [], True)
     it.live.instance = Instance({"paid": 1}, State.COMPLETED)
     it.live.gone = True
-    assert it.commands.journaled() == [REPLY]
-    assert not it.commands.busy
+    assert (it.commands.journaled(), it.commands.busy) == ([REPLY], True)
+    it.commands.removed([REPLY])
+    assert (it.commands.journaled(), it.commands.busy) == ([], False)
 
 
 def test_a_reply_of_a_lane_that_was_lost_stays_for_its_next_owner(clock: Clock) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
 
+from marty_msf.core.saga import instance as states
 from marty_msf.worker.saga import waves
 from marty_msf.worker.saga.waves import Waves
 
@@ -14,7 +15,7 @@ class Noting(Waves):
     """Writes nothing, and notes what would be on the sheet; `meanwhile` happens while a wave is being written."""
 
     def __init__(self) -> None:
-        names = ("call", "acquire", "ended", "broken", "refused", "verb_settled")
+        names = ("call", "acquire", "ended", "broken", "refused", "halted", "verb_settled")
         given: dict[str, Any] = {name: MagicMock() for name in names}
         events: dict[str, Any] = {"happened": asyncio.Event(), "progress": asyncio.Event()}
         super().__init__(MagicMock(), resource="r", scope="s", holder="h", **given, **events)
@@ -24,7 +25,9 @@ class Noting(Waves):
     def _draft(self, live: Any, event: Any) -> None:
         self.drafted.append((live.text, event.name))
         self._sheet.lives.append(live)
-        self._sheet.drafts[live] = SimpleNamespace(instance=None, bodies=None, seq=0, commands=(), verbs=())  # type: ignore[assignment]
+        self._sheet.drafts[live] = SimpleNamespace(  # type: ignore[assignment]
+            instance=states.Instance({}), bodies=None, seq=0, commands=(), verbs=()
+        )
 
     async def _write(self, conn: Any, *_: object, **__: object) -> frozenset[int]:
         await conn.durable.wait()

@@ -6,6 +6,7 @@ from typing import Any, Final
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Unlock, Verb
+from marty_msf.core.user_values import keepable
 
 #: By the name on the command line, in URLs and in the database.
 VERBS: Final[Mapping[str, type[Verb]]] = {
@@ -43,7 +44,8 @@ def check(verb: str, arguments: Mapping[str, Any], by: str) -> None:
         raise InvalidDefinition("step", "is no text", "give the name of a step")
     if verb == MIGRATE:
         for name in ("from", "to"):
-            if not isinstance(arguments.get(name), str):
+            revision = arguments.get(name)
+            if not isinstance(revision, str) or not keepable(revision):
                 raise InvalidDefinition(name, "is missing or no text", "give a revision of the definition")
         names = arguments.get("map", {})
         if not isinstance(names, dict) or not all(isinstance(it, str) for it in names.values()):

@@ -120,6 +120,11 @@ class Instance:
         return next((it for it in self.operations if it.step == step), None)
 
 
+def stands_still(instance: Instance, *, undo: bool) -> bool:
+    """Whether no call is to be made now that does (or, with `undo`, undoes) a step."""
+    return instance.paused or instance.parking or (instance.back and not undo)
+
+
 def in_flight(instance: Instance) -> bool:
     """Whether the answer of some call is open."""
     return any(it.until_ms is None for it in instance.operations)

@@ -21,3 +21,19 @@ def parted(step: str, context: Mapping[str, Any]) -> tuple[Mapping[str, Any], Ma
 def without(context: Mapping[str, Any]) -> Mapping[str, Any]:
     """The context as everybody sees it."""
     return {name: value for name, value in context.items() if name != OWN_DATA}
+
+
+def own_data_problem(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    """Why a context that had such data cannot become this one, or None: a step that had data would run without it."""
+    had = before.get(OWN_DATA)
+    if not isinstance(had, Mapping):
+        return None
+    has = after.get(OWN_DATA)
+    if isinstance(has, Mapping):
+        lost = sorted(name for name in had if not isinstance(has.get(name), Mapping))
+        if not lost:
+            return None
+        what = f"{OWN_DATA}.{lost[0]}"
+    else:
+        what = OWN_DATA
+    return f"{what} is to stay an object, it is the data that the start gave to steps: change members of a step's, or leave it out"

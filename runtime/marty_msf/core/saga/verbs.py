@@ -18,6 +18,7 @@ from marty_msf.core.saga.instance import (
     in_flight,
     members_problem,
 )
+from marty_msf.core.saga.own_data import own_data_problem
 from marty_msf.core.saga.stages import final, go_on, operation_name, stage_over, standing, turn_back
 
 VERBS: Final = (Cancel, Retry, SkipStep, Resume, EditContext, Pause, Unlock)
@@ -41,7 +42,8 @@ def refusal(definition: Definition, instance: Instance, verb: Verb, now_ms: int)
         case EditContext(_, patch):
             if not _at_rest(instance):
                 return "it is neither parked nor paused, and steps read the context: pause it first"
-            return members_problem(patch) or context_problem(_patched(instance.context, patch))
+            after = _patched(instance.context, patch)
+            return members_problem(patch) or context_problem(after) or _lost_data(definition, instance.context, after)
         case Retry():
             return _not_stuck(instance)
         case SkipStep(_, step):
@@ -212,6 +214,10 @@ def _without(definition: Definition, instance: Instance, operation: Operation) -
     if left.back or others or instance.todo:
         return left
     return stage_over(definition, left)
+
+
+def _lost_data(definition: Definition, before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
+    return own_data_problem(before, after) if any(step.own_data for step in definition.steps) else None
 
 
 def _patched(value: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class Engine:
             ended=self._ended,
             broken=self._leave_alone,
             refused=self._refused,
+            halted=self._calls.halt,
             verb_settled=self._verb_settled,
             happened=happened,
             progress=self._progress,

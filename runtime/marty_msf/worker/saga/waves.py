@@ -19,7 +19,7 @@ from asyncpg import Connection
 from marty_msf.core.errors import IllegalTransition
 from marty_msf.core.saga import verbs
 from marty_msf.core.saga.events import Broken, Due, Event, Locked, LockLost, LockRefused, Succeeded, Verb
-from marty_msf.core.saga.instance import LIVE, Acquire, Call, Command, Commands, End, Instance, State, Wait
+from marty_msf.core.saga.instance import LIVE, Acquire, Call, Command, Commands, End, Instance, State, Wait, in_flight
 from marty_msf.core.saga.journal import encode, frozen
 from marty_msf.core.saga.machine import advance
 from marty_msf.store import saga_wave
@@ -96,11 +96,14 @@ class Waves:
         ended: Callable[[Live], None],
         broken: Callable[[str, Exception], None],
         refused: Callable[[frozenset[int]], None],
+        halted: Callable[[Live], None],
         verb_settled: Callable[[Live, Verb, str | None], None],
         happened: asyncio.Event,
         progress: asyncio.Event,
     ) -> None:
-        """`verb_settled` hears of each verb when it is durable, or why it was refused when its turn came."""
+        """`halted` hears of an instance with calls in flight that turned back, parks or is paused; `verb_settled` of each verb when
+        it is durable, or why it was refused when its turn came.
+        """
         self._memory = memory
         self._resource = resource
         self._scope = scope
@@ -110,6 +113,7 @@ class Waves:
         self._ended = ended
         self._broken = broken
         self._refused = refused
+        self._halted = halted
         self._verb_settled = verb_settled
         self._sheet = _Sheet()
         #: What is being written, by one wave or by two.
@@ -194,6 +198,8 @@ class Waves:
                 live.instance, live.bodies, live.seq = draft.instance, draft.bodies, draft.seq
                 self.obey(live, draft.commands)
                 ended += live.gone
+                if (draft.instance.paused_ms is not None or draft.instance.closing) and in_flight(draft.instance):
+                    self._halted(live)
                 for verb, refusal in draft.verbs:
                     self._verb_settled(live, verb, refusal)
         finally:

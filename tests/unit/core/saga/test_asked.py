@@ -38,6 +38,8 @@ def test_arguments_reach_the_event() -> None:
         ("edit-context", {}, "ann", "patch"),
         ("edit-context", {"patch": [1]}, "ann", "patch"),
         ("skip-step", {"step": 1}, "ann", "step"),
+        ("migrate", {"from": "a", "to": "b\0"}, "ann", "to"),
+        ("migrate", {"from": "\ud800", "to": "b"}, "ann", "from"),
     ],
 )
 def test_what_no_instance_could_obey_is_refused_by_name(

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from marty_msf.core.saga.calling import KafkaCall
 from marty_msf.core.saga.definition import Step
 from marty_msf.core.saga.events import Failed, Withdrawn
-from marty_msf.core.saga.instance import Call
+from marty_msf.core.saga.instance import Call, stands_still
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.core.user_values import said
@@ -130,6 +130,20 @@ class CallPool:
             for live, call in self._messenger.withdraw(lanes):
                 self._done(live, Withdrawn(call.step))
 
+    def halt(self, halted: Live) -> None:
+        """Give back the calls of an instance that turned back, parks or was paused, unless they were begun."""
+        held = list(self._held.halt(halted))
+        kept: deque[tuple[Live, Call]] = deque()
+        for live, call in self._queue:
+            if live is halted and stands_still(live.instance, undo=call.undo):
+                self._release(live, call)
+                held.append((live, call))
+            else:
+                kept.append((live, call))
+        self._queue = kept
+        for live, call in held:
+            self._done(live, Withdrawn(call.step))
+
     def busy(self, lanes: set[int]) -> bool:
         """Whether a call of these lanes is in flight."""
         return any(live.lane in lanes and not live.gone for live, _ in self._in_flight)
@@ -157,6 +171,11 @@ class CallPool:
                 continue
             place = self._cache.place(live, call) if self._cache is not None else None
             if place is not None and await self._from_cache(place, live, call):
+                continue
+            # While the cache was asked.
+            if place is not None and stands_still(live.instance, undo=call.undo):
+                self._release(live, call)
+                self._done(live, Withdrawn(call.step))
                 continue
             if (step.breaker is not None or self._gate.asks_all) and not self._passes(live, call):
                 continue

@@ -4,10 +4,10 @@ import asyncio
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from marty_msf.core.saga.instance import Call
+from marty_msf.core.saga.instance import Call, stands_still
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.worker.saga.memory import Live
 
@@ -92,12 +92,19 @@ class HeldCalls:
 
     def withdraw(self, lanes: set[int]) -> Iterator[tuple[Live, Call]]:
         """Take out the calls of these lanes, and those whose instances are gone."""
+        return self._take(lambda live, _: live.lane in lanes)
+
+    def halt(self, halted: Live) -> Iterator[tuple[Live, Call]]:
+        """Take out the calls of this instance that are not to be made now."""
+        return self._take(lambda live, call: live is halted and stands_still(live.instance, undo=call.undo))
+
+    def _take(self, wanted: Callable[[Live, Call], bool]) -> Iterator[tuple[Live, Call]]:
         for service, queue in list(self._by_service.items()):
             kept: deque[tuple[Live, Call]] = deque()
             for live, call in queue:
                 if not self._waits(live, call):
                     continue
-                if live.lane not in lanes:
+                if not wanted(live, call):
                     kept.append((live, call))
                     continue
                 self._held.discard((live, call.step))

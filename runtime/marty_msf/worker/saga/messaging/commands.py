@@ -145,7 +145,10 @@ class Commands:
         return found is not None and found[1].outcome == received.outcome
 
     def journaled(self) -> list[Received]:
-        """Replies that are in the journal now, each told once."""
+        """Replies that are in the journal now. Call `removed` once they are no longer in their table.
+
+        Until then they must not be handed to the next call of their step, which has the same key.
+        """
         done: list[Received] = []
         for key, (it, received, calls) in list(self._answered.items()):
             instance = it.live.instance
@@ -154,9 +157,15 @@ class Commands:
                 # Another's now, who may not have the journal with the answer: what the reply is worth is decided there.
                 del self._answered[key]
             elif instance.state not in LIVE or not _same_call(operation, it.call, calls):
-                del self._answered[key]
                 done.append(received)
         return done
+
+    def removed(self, replies: Collection[Received]) -> None:
+        """These are not in their table any more, or in another's lanes."""
+        for received in replies:
+            key = f"{received.id}:{received.call}"
+            if (found := self._answered.get(key)) is not None and found[1] is received:
+                del self._answered[key]
 
     def expire(self) -> int | None:
         """Settle the calls whose time is over; milliseconds until the next time-out, None when there is none."""

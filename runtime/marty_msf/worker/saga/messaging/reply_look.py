@@ -86,7 +86,10 @@ class ReplyLook:
     async def run_once(self) -> Pass:
         """Look once at the replies in our lanes."""
         epochs = self._memory.working_lanes()
-        gone = self._commands.journaled()
+        journaled = self._commands.journaled()
+        # Their rows may be there still: for a call that was made anew meanwhile they say nothing.
+        told = {(it.id, it.call, it.outcome) for it in journaled}
+        gone = list(journaled)
         rows: Sequence[tuple[Received, str | None]] = ()
         if epochs:
             with translate():
@@ -95,6 +98,8 @@ class ReplyLook:
         answered = 0
         kept: list[Received] = []
         for received, state in rows:
+            if (received.id, received.call, received.outcome) in told:
+                continue
             if self._commands.answer(received):
                 answered += 1
             elif not self._commands.is_settling(received):
@@ -102,6 +107,7 @@ class ReplyLook:
         gone = [it for it in gone if it.lane in epochs]
         if kept or gone:
             await self._decide(epochs, kept, gone)
+        self._commands.removed(journaled)
         return Pass(answered, len(kept), len(gone))
 
     def _wanted(self, received: Received, state: str | None) -> bool:

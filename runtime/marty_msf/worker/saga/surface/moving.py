@@ -9,6 +9,7 @@ from marty_msf.core.saga.history import whereabouts
 from marty_msf.core.saga.instance import LIVE, in_flight
 from marty_msf.core.saga.journal import Folded, migrated
 from marty_msf.core.saga.migration import carried, form, moved
+from marty_msf.core.user_values import kept
 from marty_msf.store import saga_verb
 from marty_msf.store.database import translate
 from marty_msf.worker.saga.clock import now_ms
@@ -61,20 +62,20 @@ class Mover:
                     seq=seq,
                     entry=entry,
                     revision=new.revision,
-                    answer=f"follows revision {new.revision}: {whereabouts(new, after)}",
+                    answer=kept(f"follows revision {new.revision}: {whereabouts(new, after)}"),
                 )
         if live is not None:
-            kept = (new, after, seq, bodies) if written else (live.definition, live.instance, live.seq, live.bodies)
+            now = (new, after, seq, bodies) if written else (live.definition, live.instance, live.seq, live.bodies)
             self._memory.add(
                 Live(
                     live.id,
                     live.text,
                     live.lane,
-                    kept[0],
+                    now[0],
                     live.started_ms,
-                    kept[1],
-                    kept[2],
-                    kept[3],
+                    now[1],
+                    now[2],
+                    now[3],
                     traceparent=live.traceparent,
                 )
             )
