@@ -79,7 +79,7 @@ async def test_what_was_sent_in_its_turn_is_not_found_urgent_again(conn: asyncpg
     async def found(sent: int) -> list[tuple[Level, list[int]]]:
         """Which events, by their place, go ahead when so many were sent."""
         position = Position(BEGINNING).opened(opened.end, rows[sent - 1][ID] if sent else 0)
-        ahead = await Urgent(weights).read(conn, dict.fromkeys(range(LANES), position), rows[sent:], Shared("test"))
+        ahead = await Urgent(weights).read(conn, dict.fromkeys(range(LANES), position), rows, Shared("test"))
         return [(level, [row[ID] - rows[0][ID] for row in events]) for level, events in ahead]
 
     everything = list(range(9))
@@ -133,3 +133,27 @@ async def test_nothing_of_a_lane_that_is_being_drained_goes_ahead(
         await drained[0]
         assert "new" not in numbers_by_key(read_topic(kafka_bootstrap, topic))
         assert await conn.fetchval("SELECT count(*) FROM marty.outbox_ahead WHERE lane = $1", lane) == 0
+
+
+@pytest.mark.parametrize(
+    ("oldest", "levels"),
+    [
+        (["low"] * 3 + ["normal"] * 9, [Level.HIGH, Level.NORMAL]),
+        (["low"] * 2 + ["normal"] * 9, [Level.HIGH]),
+        (["high"] * 9 + ["normal"] * 2, []),
+        (["high"] * 8 + ["low"] * 4, [Level.HIGH, Level.NORMAL]),
+    ],
+)
+async def test_nothing_goes_ahead_of_events_that_are_nearly_all_as_urgent(
+    conn: asyncpg.Connection, oldest: list[str], levels: list[Level]
+) -> None:
+    """Naive: one low event in a hundred sends all the others ahead of it, each remembered in the database."""
+    for priority in (*oldest, "normal", "high"):
+        await conn.execute(
+            "SELECT marty.enqueue_event('t', 'e', '{}', gen_random_uuid()::text, priority => $1)", priority
+        )
+    lanes = {lane: Position(BEGINNING) for lane in range(LANES)}
+    rows = list((await outbox.open_window(conn, lanes, 100)).rows or ())
+    weights = {Level.HIGH: 1, Level.NORMAL: 1, Level.OLDEST: 1}
+    ahead = await Urgent(weights).read(conn, lanes, rows[: len(oldest)], Shared("test"))
+    assert [level for level, _ in ahead] == levels
