@@ -69,7 +69,7 @@ def person_options(command: Callable[..., T]) -> Callable[..., T]:
     @wraps(command)
     def wrapped(*arguments: Any, who: str | None, why: str, **options: Any) -> T:
         try:
-            person = Person(who or f"{getpass.getuser()}@{socket.gethostname()}", why)
+            person = Person(f"{getpass.getuser()}@{socket.gethostname()}" if who is None else who, why)
         except InvalidDefinition as problem:
             option = "as" if problem.path == "who" else problem.path
             raise click.UsageError(f"--{option}: {problem.problem}: {problem.remedy}") from problem

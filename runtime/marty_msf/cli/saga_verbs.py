@@ -1,6 +1,7 @@
 """`marty saga cancel`, `retry`, `skip-step`, `resume`, `edit-context`, `pause` and `migrate`."""
 
 import getpass
+import math
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,9 @@ def verb_options(*, ids: bool = True) -> Callable[[Callable[..., None]], Callabl
         click.option("--as", "by", help="Who asks, for the audit. [default: the user of this computer]"),
         click.option("-y", "--yes", is_flag=True, help="Do not ask back."),
         click.option("--dry-run", is_flag=True, help="Say what would be done, change nothing."),
-        click.option("--wait", default=10.0, show_default=True, help="Seconds to wait for the answers."),
+        click.option(
+            "--wait", default=10.0, show_default=True, callback=_seconds, help="Seconds to wait for the answers."
+        ),
         target_options,
         output_option,
     ]
@@ -46,6 +49,13 @@ def verb_options(*, ids: bool = True) -> Callable[[Callable[..., None]], Callabl
     return decorate
 
 
+def _seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    """How long to wait. click's own range lets nan through, which no clock ever reaches."""
+    if not 0 <= value < math.inf:
+        raise click.UsageError(f"--wait {value} is no number of seconds: give 0 or more, for instance 10")
+    return value
+
+
 def _order(verb: str, arguments: Mapping[str, Any], by: str | None, output: str, **options: Any) -> None:
     """Carry out one command."""
     run(carry_out(Order(request=requested(verb, arguments, by), json=output == "json", **options)))
@@ -54,9 +64,11 @@ def _order(verb: str, arguments: Mapping[str, Any], by: str | None, output: str,
 def requested(verb: str, arguments: Mapping[str, Any], by: str | None) -> Request:
     """The verb, by the person of --as or the user of this computer. Raises click.UsageError."""
     try:
-        return Request(verb, arguments, by or f"{getpass.getuser()}@{socket.gethostname()}")
+        # An empty --as is most likely of a variable that is not set: it must not become somebody else in the audit.
+        person = f"{getpass.getuser()}@{socket.gethostname()}" if by is None else by
+        return Request(verb, arguments, person)
     except InvalidDefinition as error:
-        option = "as" if error.path == "by" else error.path
+        option = {"by": "as", "step": "stuck-step"}.get(error.path, error.path)
         raise click.UsageError(f"--{option}: {error.problem}: {error.remedy}") from error
 
 

@@ -1,5 +1,7 @@
 """JSON in and out of the workers' HTTP routes."""
 
+import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -9,6 +11,8 @@ from marty_msf.core.errors import InvalidDefinition
 
 #: Header that says who asks for a verb, for the audit; without it the address counts.
 WHO: Final = "Marty-User"
+#: Zeros in front included: more digits are a mistake, whatever number they make.
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
 async def json_object(request: web.Request) -> dict[str, Any]:
@@ -22,6 +26,22 @@ async def json_object(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidDefinition("body", f"is a {type(body).__name__}", "send a JSON object")
     return body
+
+
+def parameters(request: web.Request) -> Mapping[str, str]:
+    """The query. Raises InvalidDefinition for a parameter given twice: one of its values would count for nothing."""
+    query = request.query
+    for name in query:
+        if len(query.getall(name)) > 1:
+            raise InvalidDefinition(name, "is given more than once", "give it once")
+    return query
+
+
+def whole_number(path: str, text: str, most: int, least: int = 1, *, remedy: str = "correct it or leave it out") -> int:
+    """A parameter that counts something. Raises InvalidDefinition."""
+    if _NUMBER.fullmatch(text) and least <= int(text) <= most:
+        return int(text)
+    raise InvalidDefinition(path, f"{text!r} is no number from {least} to {most}", remedy)
 
 
 def answer(status: int, body: Any) -> web.Response:

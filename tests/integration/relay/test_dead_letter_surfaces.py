@@ -136,7 +136,7 @@ async def test_an_event_is_edited_from_a_file(postgres_url: str, conn: asyncpg.C
         (("redrive", "7", "--topic", "t"), 2, "give either IDs, or filters"),
         (("redrive", "--all", "--topic", "t"), 2, "give either IDs, or filters"),
         (("discard", "--topic", "t", "--yes"), 1, "no dead letter fits: look with `marty dlq list`"),
-        (("redrive", "--all", "--yes", "--as", " "), 2, "--as: is empty"),
+        *((("redrive", "--all", "--yes", "--as", nobody), 2, "--as: is empty") for nobody in ("", " ")),
         (("edit", "7"), 2, "give --payload or --headers"),
         (("edit", "7", "--payload", "@/nowhere"), 2, "--payload: @/nowhere: "),
         (("edit", "7", "--payload", "{}"), 1, "event 7 is not held"),
@@ -286,6 +286,8 @@ async def test_status_and_metrics_tell_of_the_dead(served: Served, conn: asyncpg
     [
         ("GET", "/v1/dead-letters?colour=red", None, 400, "colour: is unknown"),
         ("GET", "/v1/dead-letters?limit=0", None, 400, "limit: '0' is no number"),
+        ("GET", "/v1/dead-letters?limit=000000200999", None, 400, "limit: '000000200999' is no number"),
+        ("GET", "/v1/dead-letters?topic=a&topic=b", None, 400, "topic: is given more than once"),
         ("GET", "/v1/dead-letters?cause=7", None, 400, "cause: '7' is not twelve hex digits"),
         ("GET", "/v1/dead-letters/x", None, 400, "id: 'x' is no event's id"),
         ("GET", "/v1/dead-letters/7", None, 404, "event 7 is not held"),

@@ -141,6 +141,8 @@ async def test_instances_are_listed_by_filters_and_pages(
         ("since=soon", "since"),
         ("limit=0", "limit"),
         ("limit=x", "limit"),
+        ("limit=000000200999", "limit"),
+        ("state=parked&state=completed", "state"),
         ("a=1", "a"),
         ("after=7", "id"),
         ("key=%00", "key"),

@@ -23,6 +23,14 @@ pytestmark = pytest.mark.postgres
 HEADERS = {"Authorization": "Bearer the-token", "Marty-User": "ann"}
 
 
+def nested(levels: int) -> dict[str, Any]:
+    """An object with so many levels of lists."""
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return {"a": value}
+
+
 class Served(NamedTuple):
     """A worker with one instance, parked because its undo fails; `broken` empty: the undo succeeds."""
 
@@ -126,6 +134,11 @@ async def test_a_request_that_nobody_can_answer_now_stays(served: Served, conn: 
         ("skip-step", {"step": "fly"}, "?dryRun=maybe", "dryRun"),
         ("edit-context", {}, "", "patch"),
         ("edit-context", {"patch": []}, "", "patch"),
+        *(("edit-context", {"patch": nested(levels)}, "", "patch") for levels in (100, 900)),
+        ("migrate", {"from": "a\0", "to": "b"}, "", "from"),
+        ("migrate", {"from": "a", "to": "b", "map": {"a\0": "b"}}, "", "map"),
+        ("retry", None, "?wait=0000000000001", "wait"),
+        ("retry", None, "?dryRun=true&dryRun=false", "dryRun"),
         ("retry", None, "?wait=99", "wait"),
         ("retry", None, "?force=1", "force"),
     ],

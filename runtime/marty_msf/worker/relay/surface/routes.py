@@ -13,7 +13,7 @@ from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition, NotDea
 from marty_msf.core.outbox.dead_letters import Choice, Edit, Person, choice, event_id
 from marty_msf.store import outbox_dead
 from marty_msf.store.database import translate
-from marty_msf.worker.answers import WHO, answer, failure, json_object
+from marty_msf.worker.answers import WHO, answer, failure, json_object, parameters, whole_number
 from marty_msf.worker.relay.surface import verbs
 from marty_msf.worker.relay.surface.forms import group_form, letter_form, whole_form
 
@@ -46,9 +46,9 @@ class Routes:
 
     async def list(self, request: web.Request) -> web.Response:
         """Causes and the chosen dead letters, the newest first; `next` goes into `after` for the next page."""
-        query = request.query
+        query = parameters(request)
         _only(query, _FILTERS | {"limit", "after"})
-        limit = _number("limit", query.get("limit", str(PAGE_LIMIT)), PAGE_LIMIT)
+        limit = whole_number("limit", query.get("limit", str(PAGE_LIMIT)), PAGE_LIMIT)
         below = event_id(query["after"]) if "after" in query else _TOP_ID
         chosen = choice(**{name: query[name] for name in _FILTERS & query.keys()}, now_ms=_now_ms())
         async with self._pool.acquire() as conn:
@@ -170,8 +170,9 @@ def _person(request: web.Request, body: Mapping[str, Any]) -> Person:
 
 
 def _dry_run(request: web.Request) -> bool:
-    _only(request.query, {"dryRun"})
-    text = request.query.get("dryRun", "false")
+    query = parameters(request)
+    _only(query, {"dryRun"})
+    text = query.get("dryRun", "false")
     if text not in {"true", "false"}:
         raise InvalidDefinition("dryRun", f"{text!r} is neither true nor false", "correct it or leave it out")
     return text == "true"
@@ -180,12 +181,6 @@ def _dry_run(request: web.Request) -> bool:
 def _only(given: Mapping[str, Any], known: frozenset[str] | set[str]) -> None:
     if unknown := sorted(given.keys() - known):
         raise InvalidDefinition(unknown[0], "is unknown", f"give some of {', '.join(sorted(known))}")
-
-
-def _number(path: str, text: str, limit: int) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= limit):
-        raise InvalidDefinition(path, f"{text!r} is no number from 1 to {limit}", "correct it or leave it out")
-    return int(text)
 
 
 def _now_ms() -> int:

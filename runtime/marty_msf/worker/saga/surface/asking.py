@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,9 +16,10 @@ from marty_msf.core.errors import InvalidDefinition, MartyError
 from marty_msf.core.saga import asked, verbs
 from marty_msf.core.saga.definition import Definition, load
 from marty_msf.core.saga.history import whereabouts
-from marty_msf.core.saga.instance import Instance, State
+from marty_msf.core.saga.instance import Instance, State, members_problem
 from marty_msf.core.saga.journal import fold
 from marty_msf.core.saga.migration import moved
+from marty_msf.core.saga.selection import sought
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.worker.saga.clock import now_ms
 
@@ -37,6 +39,13 @@ class Request:
     def __post_init__(self) -> None:
         """Raises InvalidDefinition."""
         asked.check(self.verb, self.arguments, self.by)
+        # No instance could obey it, and what nests deeper than the encoder goes could not even be kept for the audit.
+        if problem := members_problem(self.arguments.get("patch", {})):
+            raise InvalidDefinition("patch", *problem.split(": ", 1))
+        for path in ("step", "from", "to"):
+            sought(path, self.arguments.get(path))
+        for text in chain.from_iterable(self.arguments.get("map", {}).items()):
+            sought("map", text)
 
 
 @dataclass(frozen=True, slots=True)

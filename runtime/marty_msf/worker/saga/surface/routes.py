@@ -16,7 +16,7 @@ from marty_msf.core.saga.short_ids import span
 from marty_msf.core.trace import TRACEPARENT
 from marty_msf.store import saga_history, saga_lock
 from marty_msf.store.database import translate
-from marty_msf.worker.answers import WHO, answer, failure, json_object
+from marty_msf.worker.answers import WHO, answer, failure, json_object, parameters, whole_number
 from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.engine import Engine
@@ -69,7 +69,7 @@ class Routes:
     async def list(self, request: web.Request) -> web.Response:
         """The instances that the query's filters choose, the newest first; `next` goes into `after` for the next page."""
         try:
-            chosen, limit = _asked(request.query)
+            chosen, limit = _asked(parameters(request))
             with translate():
                 async with self._pool.acquire() as conn:
                     page = await listing.page(conn, [self._resource], chosen, limit)
@@ -100,7 +100,7 @@ class Routes:
         if unknown := sorted(request.query.keys() - {"key"}):
             return failure(400, f"{unknown[0]}: is unknown: give key")
         try:
-            key = sought("key", request.query.get("key"))
+            key = sought("key", parameters(request).get("key"))
             with translate():
                 async with self._pool.acquire() as conn:
                     rows = await saga_lock.listed(conn, [self._resource], key, PAGE_LIMIT)
@@ -146,9 +146,7 @@ def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
     """Filters and size of the page. Raises InvalidDefinition."""
     if unknown := sorted(query.keys() - _QUERY):
         raise InvalidDefinition(unknown[0], "is unknown", f"give some of {', '.join(sorted(_QUERY))}")
-    limit = query.get("limit", str(PAGE_LIMIT))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= PAGE_LIMIT):
-        raise InvalidDefinition("limit", f"{limit!r} is no number from 1 to {PAGE_LIMIT}", "correct it or leave it out")
+    limit = whole_number("limit", query.get("limit", str(PAGE_LIMIT)), PAGE_LIMIT)
     filters = {name: query[name] for name in _FILTERS & query.keys()}
     stuck = query.get("stuck", "false")
     if stuck not in {"true", "false"}:
@@ -157,7 +155,7 @@ def _asked(query: Mapping[str, str]) -> tuple[Selection, int]:
     if "after" in query:
         below = span(query["after"])[0]
         chosen = replace(chosen, below_id=min(below, chosen.below_id or below))
-    return chosen, int(limit)
+    return chosen, limit
 
 
 def _instance(request: web.Request) -> UUID:
@@ -171,16 +169,15 @@ def _instance(request: web.Request) -> UUID:
 
 def _wish(request: web.Request, arguments: Mapping[str, Any]) -> tuple[asking.Request, float, bool]:
     """The verb, how long to wait for its answer, and whether only to look. Raises InvalidDefinition."""
-    query = request.query
+    query = parameters(request)
     if unknown := sorted(query.keys() - {"wait", "dryRun"}):
         raise InvalidDefinition(unknown[0], "is unknown", "give wait or dryRun")
-    wait, dry_run = query.get("wait", "10"), query.get("dryRun", "false")
-    if not (wait.isascii() and wait.isdigit() and int(wait[:9]) <= WAIT_LIMIT_SECONDS):
-        raise InvalidDefinition("wait", f"{wait!r} is no number from 0 to {WAIT_LIMIT_SECONDS}", "give seconds")
+    wait_seconds = whole_number("wait", query.get("wait", "10"), WAIT_LIMIT_SECONDS, 0, remedy="give seconds")
+    dry_run = query.get("dryRun", "false")
     if dry_run not in {"true", "false"}:
         raise InvalidDefinition("dryRun", f"{dry_run!r} is neither true nor false", "correct it or leave it out")
     by = request.headers.get(WHO, f"http {request.remote or 'unknown'}")
-    return asking.Request(request.match_info["verb"], arguments, by), int(wait), dry_run == "true"
+    return asking.Request(request.match_info["verb"], arguments, by), wait_seconds, dry_run == "true"
 
 
 def _check_start(body: Mapping[str, Any]) -> None:
