@@ -53,7 +53,8 @@ async def park_events(conn: Connection, resource: str, slot: int, events: Sequen
 PARKED: Final = """
 SELECT (SELECT count(*) FROM (SELECT 1 FROM marty.saga_parked_event WHERE resource = $1 LIMIT $2) AS counted),
        e.topic, e.partition, e."offset", e.event_id, e.error, e.key, e.value
-  FROM marty.saga_parked_event AS e WHERE e.resource = $1 ORDER BY e.parked_at DESC LIMIT 1
+  FROM marty.saga_parked_event AS e WHERE e.resource = $1
+ ORDER BY e.parked_at DESC, e."offset" DESC LIMIT 1  -- those of one batch are parked at one time
 """
 
 

@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 
 from marty_msf.core.worker_config import SagaConfig
 from marty_msf.core.worker_status import ProblemReason
+from marty_msf.store.saga_trigger import PoisonTrigger, newest_parked, park_events
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
@@ -130,6 +131,15 @@ async def test_poison_events_are_kept_aside_and_do_not_stop_the_partition(
     assert "reserved" in rows[2]["error"]
     assert rows[0]["value"] == b"{broken"
     assert await conn.fetchval("SELECT sum(parked_events) FROM marty.saga_counter") == 6
+
+
+async def test_the_newest_of_a_batch_is_the_one_behind_the_others(conn: asyncpg.Connection) -> None:
+    events = [PoisonTrigger("orders", 0, offset, f"e{offset}", "no JSON", None, None) for offset in range(36)]
+    await park_events(conn, "shop/orders", 64, events)
+
+    found = await newest_parked(conn, "shop/orders", 100)
+
+    assert found == (36, events[-1])
 
 
 async def test_a_missing_topic_does_not_stop_what_runs_and_is_read_once_it_is_there(
