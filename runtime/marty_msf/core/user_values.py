@@ -1,6 +1,8 @@
 """What users' Python code hands to us, values and errors, made fit to be kept as JSON and text. Pure."""
 
+import dataclasses
 from collections.abc import Iterable
+from enum import Enum
 from math import isfinite
 from typing import Any, Final
 
@@ -40,7 +42,9 @@ def keepable(text: str) -> bool:
 
 
 def _holds_no_number(value: Any) -> bool:
-    """Recursive: what could be encoded is not nested deeply."""
+    """Recursive: what could be encoded is not nested deeply. Looks into all that the encoder looks into."""
+    if isinstance(value, Enum):
+        value = value.value
     if isinstance(value, float):
         return not isfinite(value)
     inner: Iterable[Any] = ()
@@ -48,4 +52,6 @@ def _holds_no_number(value: Any) -> bool:
         inner = value.values()
     elif isinstance(value, list | tuple):
         inner = value
+    elif dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name, None) for field in dataclasses.fields(value)]
     return any(map(_holds_no_number, inner))
