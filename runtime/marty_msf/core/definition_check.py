@@ -73,9 +73,16 @@ def _check_condition(spec: SagaSpec, index: int, condition: Expression) -> None:
     """
     if not condition.roots:
         try:
-            condition.holds({})
+            given = condition.value({})
         except ExpressionError as error:
-            raise InvalidDefinition(condition.path, str(error), "let it give true or false") from None
+            problem = str(error).removeprefix(f"{condition.path}: ")
+            raise InvalidDefinition(condition.path, problem, "let it give true or false") from None
+        if not (given is None or isinstance(given, bool)):
+            raise InvalidDefinition(
+                condition.path,
+                f"{condition.source!r} gave {type(given).__name__}, not a boolean",
+                "let it give true or false",
+            )
     group = spec.steps[index].parallel_group
     for place, other in enumerate(spec.steps):
         beside = group is not None and other.parallel_group == group
@@ -91,5 +98,6 @@ def _check_condition(spec: SagaSpec, index: int, condition: Expression) -> None:
 
 def _names(condition: Expression, name: str) -> bool:
     """Whether it reads a member of the context called so, at the root or below `context`."""
-    below = "context" in condition.roots and re.search(rf"\bcontext\.{name}\b", condition.source)
+    member = rf"""\bcontext\s*(\.\s*{name}\b|\[\s*(['"]){name}\2\s*\])"""
+    below = "context" in condition.roots and re.search(member, condition.source)
     return name in condition.roots or bool(below)

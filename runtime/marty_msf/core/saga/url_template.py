@@ -95,8 +95,8 @@ class Template:
 
     def _unfit(self, name: str, problem: str) -> UnfilledTemplate:
         return UnfilledTemplate(
-            f"{self.path}: {{{name}}} of {self.source!r} {problem}: a URL takes text of 1 to {_VALUE_CHARACTERS}"
-            " characters or an integer there; edit the context and resume the instance"
+            f"{self.path}: {{{name}}} of {self.source!r} {problem}: a URL takes an integer there, or text of 1 to {_VALUE_CHARACTERS}"
+            " characters other than '.' and '..'; edit the context and resume the instance"
         )
 
 

@@ -112,6 +112,8 @@ def test_a_definition_of_the_first_format_stays_readable() -> None:
     [
         ("ship.done", "names step 'ship', which comes later"),
         ("context.ship != null", "names step 'ship', which comes later"),
+        *((f"context[{name}] == 1", "names step 'ship'") for name in ("'ship'", '"ship"', " 'ship' ")),
+        ("has(context.ship)", "names step 'ship', which comes later"),
         ("reserve == 1", "names step 'reserve', which runs at the same time"),
     ],
 )
@@ -128,7 +130,9 @@ def test_a_condition_cannot_look_ahead(condition: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("condition", ["reserve.ok", "charge.due", "shipping == 'fast'", "context.total > 1"])
+@pytest.mark.parametrize(
+    "condition", ["reserve.ok", "charge.due", "context['shipping'] == 1", "shipping == 'fast'", "context.total > 1"]
+)
 def test_a_condition_may_look_at_what_can_be_there(condition: str) -> None:
     check_expressions(spec({"name": "reserve"}, {"name": "charge", "condition": condition}, {"name": "ship"}))
 
