@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import asyncpg
@@ -28,6 +29,11 @@ ORDER = [
     {"step": "reserve_inventory", "compensation": "release_inventory", "product_id": "lamp", "quantity": 2},
     {"step": "charge_payment", "compensation": "refund_payment", "amount": 5000},
 ]
+
+
+@dataclass
+class Total:
+    total: float
 
 
 class Shop:
@@ -108,6 +114,25 @@ async def test_a_refusal_undoes_what_was_done_before(postgres_url: str) -> None:
         assert status.last_error is not None
         assert "card declined" in status.last_error
         assert (await orchestrator.get_metrics()).compensated_sagas == 1
+
+
+async def test_a_parked_saga_is_a_problem_that_is_told(postgres_url: str) -> None:
+    shop = Shop()
+    async with started(postgres_url, shop) as orchestrator:
+
+        @orchestrator.step("count")
+        async def count(context: StepContext) -> Mapping[str, Any]:
+            return {"total": Total(float("nan"))}
+
+        saga_id = await orchestrator.start_saga("order", [{"step": "count"}])
+        status = await orchestrator.wait_for_saga(saga_id, 20)
+
+        assert status.status == "parked"
+        assert "NaN and infinity are no JSON numbers" in (status.last_error or "")
+        health = await orchestrator.health_check()
+        assert (health["status"], health["parked_sagas"]) == ("degraded", 1)
+        (problem,) = health["problems"]
+        assert problem.startswith("1 parked saga waits for a person: look with `marty saga list --state parked`, then")
 
 
 async def test_starts_that_differ_in_data_only_share_one_definition(

@@ -13,6 +13,11 @@ from marty_msf.patterns.outbox import EnhancedOutboxProcessor, create_kafka_mess
 from marty_msf.patterns.saga import SagaOrchestrator
 from marty_msf.patterns.settings import Settings
 
+
+async def nothing(_: object) -> None: ...
+
+
+NOTHING: Any = nothing
 BROKER = create_kafka_message_broker({"bootstrap_servers": "localhost:9092"})
 
 
@@ -36,6 +41,50 @@ def test_an_event_bus_refuses_what_cannot_be(path: str, value: Any) -> None:
     with pytest.raises(InvalidDefinition) as refused:
         EventBus(**{"name": "shop", "topic": "order.events", path: value})
     assert refused.value.path == path
+
+
+@pytest.mark.parametrize("event_type", ["", None, 5, "a\0", "a\udcff"])
+def test_a_type_that_no_event_can_have_is_refused(event_type: Any) -> None:
+    bus = EventBus("shop", "order.events")
+    with pytest.raises(InvalidDefinition, match=r"^event_type: .*: give the event_type of publish"):
+        bus.handler(event_type)(NOTHING)
+    with pytest.raises(InvalidDefinition, match=r"^event_type: "):
+        bus.subscribe(event_type, NOTHING)
+
+
+@pytest.mark.parametrize("value", [5, b"order-1", "a\udcff"])
+async def test_what_no_parked_event_has_is_refused(value: Any) -> None:
+    bus = EventBus("shop", "order.events")
+    with pytest.raises(InvalidDefinition, match=r"^aggregate_id: .*: give the key that parked\(\) shows, as text"):
+        await bus.redrive(value)
+    with pytest.raises(InvalidDefinition, match=r"^event_id: .*: give the event_id that parked\(\) shows, as text"):
+        await bus.discard(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *(("services", value) for value in (["a"], "a=b", 5)),
+        ("services[1]", {1: "x"}),
+        ("services['a']", {"a": 5}),
+        *(("timeout_per_step", value) for value in (0, True, 1.5, 3601, 1_000_000)),
+        ("timeout_seconds", 0),
+    ],
+)
+def test_an_orchestrator_refuses_what_cannot_be(path: str, value: Any) -> None:
+    with pytest.raises(InvalidDefinition) as refused:
+        SagaOrchestrator("orders", **{path.partition("[")[0]: value})
+    assert refused.value.path == path
+
+
+@pytest.mark.parametrize("name", ["Ok", "S 1", "s" * 64, "_a", "1a", "a.b", "ok\n", "", None])
+def test_a_handler_is_registered_under_a_name_that_a_step_can_have(name: Any) -> None:
+    orchestrator = SagaOrchestrator("orders")
+    with pytest.raises(InvalidDefinition, match=r"^step_name: .* is no step's name: use lower-case letters, digits"):
+        orchestrator.register_step_handler(name, NOTHING)
+    orchestrator.register_step_handler("s" * 63, NOTHING)
+    # A compensation may be a name of the service's, which is a path.
+    orchestrator.register_compensation_handler("Give-Back", NOTHING)
 
 
 @pytest.mark.parametrize("made", [partial(EnhancedOutboxProcessor, None, BROKER), partial(SagaOrchestrator, "orders")])

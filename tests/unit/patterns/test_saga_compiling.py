@@ -8,6 +8,8 @@ import pytest
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.calling import HttpCall, PythonCall
 from marty_msf.core.saga.definition import Definition
+from marty_msf.core.saga.instance import members_problem
+from marty_msf.core.saga.own_data import OWN_DATA
 from marty_msf.patterns.saga import circuit_breaker
 from marty_msf.patterns.saga.compiling import KEPT, Bounds, Compiler, asks_the_same, saga_type_of
 from marty_msf.patterns.saga.steps import read_steps
@@ -32,6 +34,20 @@ def compiler(*steps: str, undos: Sequence[str] = (), **marked: Any) -> Compiler:
 
 def definition(made: Compiler, *steps: Mapping[str, Any]) -> Definition:
     return made.compile("order", read_steps(steps)).definition
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """An object with so many levels of objects, itself included."""
+    value: dict[str, Any] = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
+def test_data_may_nest_as_deep_as_a_context_can_hold_it() -> None:
+    (form,) = read_steps([{"step": "charge", "data": nested(62)}])
+    assert members_problem({OWN_DATA: {"charge": form.data}}) is None
+    assert members_problem({OWN_DATA: {"charge": nested(63)}}) is not None
 
 
 def test_a_step_of_a_service_is_called_there() -> None:
@@ -118,7 +134,20 @@ def test_a_handler_that_could_undo_a_step_behind_the_pivot_does_not() -> None:
             r"steps\[1\].pivot: 'charge' is the pivot",
         ),
         ([{"step": "charge", "condition": "pay.done"}, {"step": "pay"}], r"steps\[0\].condition: .*comes later"),
+        ([{"step": "charge", "condition": "pay\udcff"}], r"steps\[0\].condition: 'pay\\udcff' has a NUL or a lone"),
+        (
+            [{"step": "charge", "condition": "5"}],
+            r"^steps\[0\].condition: '5' gave int, not a boolean: let it give true or false$",
+        ),
+        (
+            [{"step": "charge", "condition": "1 / 0 == 1"}],
+            r"^steps\[0\].condition: '1 / 0 == 1' failed: [^:]*: let it give true or false$",
+        ),
+        ([{"step": "S 1"}], r"^steps\[0\].step: 'S 1' is no step's name: use lower-case letters"),
         ([{"step": "charge", "data": [1]}], r"steps\[0\].data: is a list"),
+        ([{"step": "charge", "data": nested(63)}], r"^steps\[0\].data: is nested over 62 levels deep: keep"),
+        ([{"step": "charge", "data": nested(900)}], r"^steps\[0\].data: is no JSON .*: give JSON values nested"),
+        ([{"step": "charge", "text": "x" * 200_000}], r"^steps\[0\].data: has 2000\d\d bytes, 196608 are allowed"),
     ],
 )
 def test_what_cannot_run_is_refused_by_its_path(steps: list[dict[str, Any]], message: str) -> None:

@@ -112,6 +112,12 @@ def test_a_time_that_is_none_is_refused(ttl: object) -> None:
         cached_saga_step(ttl=ttl)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("key", [5, b"context.id", True])
+def test_a_key_that_is_no_text_is_refused(key: object) -> None:
+    with pytest.raises(InvalidDefinition, match=r"^cached_saga_step\(key=…\): .* is no text: give CEL"):
+        cached_saga_step(ttl=5, key=key)  # type: ignore[arg-type]
+
+
 def test_parentheses_are_asked_for() -> None:
     with pytest.raises(InvalidDefinition, match="without parentheses"):
         cached_saga_step(check)  # type: ignore[arg-type]

@@ -75,4 +75,8 @@ def of_handler(ttl: int, key: str | None) -> Cache:
         raise InvalidDefinition(
             f"{path}(ttl=…)", f"{ttl!r} is no whole number from 1 to {LONGEST_SECONDS}", "give seconds"
         )
+    if not (key is None or isinstance(key, str)):
+        raise InvalidDefinition(
+            f"{path}(key=…)", f"{key!r} is no text", 'give CEL such as "context.customer_id", or leave it out (None)'
+        )
     return Cache(ttl, None if key is None else Expression(key, f"{path}(key=…)"), identity("handler", key))

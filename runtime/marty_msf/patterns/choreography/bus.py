@@ -20,6 +20,7 @@ from marty_msf.core.json_payload import encode
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.outgoing import outgoing
 from marty_msf.core.trace import parsed
+from marty_msf.core.user_values import keepable
 from marty_msf.patterns import arguments
 from marty_msf.patterns.arguments import MOST_HOURS, must_be, seconds_above_zero, topic_name, whole_number
 from marty_msf.patterns.choreography.consumer import Retries
@@ -114,6 +115,10 @@ class EventBus:
         """
         if self._running:
             raise NotRunning(f"event bus {self._name!r} runs already: subscribe before start()")
+        if not (isinstance(event_type, str) and event_type and keepable(event_type)):
+            raise InvalidDefinition(
+                "event_type", f"{event_type!r} is no type that an event can have", "give the event_type of publish"
+            )
         if not callable(handler):
             raise InvalidDefinition(f"handler of {event_type!r}", "cannot be called", "give a coroutine function")
         self._handlers.setdefault(event_type, []).append(handler)
@@ -244,8 +249,8 @@ class EventBus:
 
         Each aggregate's events go in their order, up to the first that fails again. Raises DatabaseUnavailable.
         """
+        key = None if aggregate_id is None else _shown("aggregate_id", aggregate_id, "key").encode()
         running = self._at_work()
-        key = aggregate_id.encode() if aggregate_id is not None else None
         with translate():
             async with running.context.pool.acquire() as conn:
                 heads = await inbox.heads(conn, running.consumer, key, limit)
@@ -261,6 +266,7 @@ class EventBus:
 
     async def discard(self, event_id: str) -> int:
         """Give a parked event up: it counts as handled, and what waits behind it can be redriven. Returns 0 or 1."""
+        _shown("event_id", event_id, "event_id")
         running = self._at_work()
         with translate():
             async with running.context.pool.acquire() as conn:
@@ -300,3 +306,12 @@ class EventBus:
         if self._running is None:
             raise NotRunning(f"event bus {self._name!r} is not started: await start() first")
         return self._running
+
+
+def _shown(path: str, value: object, member: str) -> str:
+    """What `parked` shows as this member of an event."""
+    if isinstance(value, str) and keepable(value):
+        return value
+    raise InvalidDefinition(
+        path, f"{value!r} is no text, or none that can be kept", f"give the {member} that parked() shows, as text"
+    )

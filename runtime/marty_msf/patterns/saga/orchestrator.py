@@ -95,7 +95,7 @@ class SagaOrchestrator:
 
     def register_compensation_handler(self, step_name: str, handler: StepHandler) -> None:
         """`handler(context)` undoes the step `step_name`; what the step returned is in the context. As above."""
-        self._handlers.register_compensation_handler(arguments.step_name(step_name), handler)
+        self._handlers.register_compensation_handler(arguments.undo_name(step_name), handler)
         self._changed()
 
     def register_handlers(self, holder: object) -> int:
@@ -252,8 +252,12 @@ class SagaOrchestrator:
             numbers = {"active_sagas": metrics.active_sagas, "parked_sagas": metrics.parked_sagas}
         except MartyError as error:
             problems, blocked = [str(error), *problems], True
-        waiting = bool(problems or numbers.get("parked_sagas"))
-        status = "unhealthy" if blocked else "degraded" if waiting else "healthy"
+        if parked := numbers.get("parked_sagas"):
+            problems.append(
+                f"{parked} parked {'sagas wait' if parked > 1 else 'saga waits'} for a person: look with"
+                " `marty saga list --state parked`, then resume, retry, skip-step or cancel"
+            )
+        status = "unhealthy" if blocked else "degraded" if problems else "healthy"
         return {"status": status, "problems": problems, **numbers}
 
     async def __aenter__(self) -> Self:

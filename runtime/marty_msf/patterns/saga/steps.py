@@ -11,13 +11,18 @@ from typing import Any, Final
 import orjson
 
 from marty_msf.core.errors import InvalidDefinition
-from marty_msf.core.user_values import as_json
+from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, members_problem
+from marty_msf.core.saga.own_data import OWN_DATA
+from marty_msf.core.user_values import as_json, keepable
+from marty_msf.patterns.saga import arguments
 
 _OPTIONS: Final = (
     *("service_name", "action", "compensation_action", "data", "parallel_group", "condition", "timeout_ms"),
     *("retry_attempts", "pivot"),
 )
 LONG: Final = frozenset(("step_name", *_OPTIONS))
+#: What is left of a context's levels below the context, all data and the step's name.
+_DATA_LEVELS: Final = NESTING_LIMIT - 2
 SHORT: Final = frozenset(("step", "compensation", *_OPTIONS))
 
 
@@ -62,6 +67,8 @@ def _read(path: str, step: Mapping[str, Any]) -> StepForm:
     name = _text(path, step, "step" if short else "step_name")
     if name is None:
         raise InvalidDefinition(f"{path}.step_name", "is missing", "name the step")
+    # First of all: what else is wrong with the step may well come from a name that no step can have.
+    arguments.step_name(name, f"{path}.{'step' if short else 'step_name'}")
     if short and step.get("compensation") is not None and step.get("compensation_action") is not None:
         raise InvalidDefinition(path, "has compensation and compensation_action", "give one of them")
     known = SHORT if short else LONG
@@ -81,16 +88,18 @@ def _read(path: str, step: Mapping[str, Any]) -> StepForm:
         timeout_ms=_number(path, step, "timeout_ms"),
         retry_attempts=_number(path, step, "retry_attempts"),
         pivot=_flag(path, step, "pivot"),
-        data=_data(path, step.get("data"), further),
+        data=_data(path, name, step.get("data"), further),
         short=short,
     )
 
 
 def _text(path: str, step: Mapping[str, Any], member: str) -> str | None:
     value = step.get(member)
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise InvalidDefinition(f"{path}.{member}", f"{value!r} is no text", "give a name, or leave it out")
+    if value is not None and not (isinstance(value, str) and value):
+        raise InvalidDefinition(f"{path}.{member}", f"{value!r} is no text", "give a name, or leave it out")
+    if value is not None and not keepable(value):
+        raise InvalidDefinition(f"{path}.{member}", f"{value!r} has a NUL or a lone surrogate", "correct it")
+    return value
 
 
 def _number(path: str, step: Mapping[str, Any], member: str) -> int | None:
@@ -107,7 +116,7 @@ def _flag(path: str, step: Mapping[str, Any], member: str) -> bool:
     raise InvalidDefinition(f"{path}.{member}", f"{value!r} is neither True nor False", "correct it")
 
 
-def _data(path: str, data: object, further: Mapping[str, Any]) -> Mapping[str, Any]:
+def _data(path: str, name: str, data: object, further: Mapping[str, Any]) -> Mapping[str, Any]:
     """The step's data as plain JSON values."""
     if data is not None and not isinstance(data, Mapping):
         raise InvalidDefinition(f"{path}.data", f"is a {type(data).__name__}", "give a mapping")
@@ -115,7 +124,18 @@ def _data(path: str, data: object, further: Mapping[str, Any]) -> Mapping[str, A
     if not both:
         return both
     try:
-        plain: Mapping[str, Any] = orjson.loads(as_json(both))
+        # As the context will hold it: told here, it is told of the step that it belongs to.
+        encoded = as_json({OWN_DATA: {name: both}})
     except TypeError as error:
-        raise InvalidDefinition(f"{path}.data", f"is no JSON ({error})", "give JSON values") from None
+        remedy = f"give JSON values nested at most {NESTING_LIMIT} levels"
+        raise InvalidDefinition(f"{path}.data", f"is no JSON ({error})", remedy) from None
+    if len(encoded) > START_LIMIT_BYTES:
+        problem = f"has {len(encoded)} bytes, {START_LIMIT_BYTES} are allowed with the context and all steps' data"
+        raise InvalidDefinition(f"{path}.data", problem, "keep identifiers in it, not data")
+    members = orjson.loads(encoded)
+    if members_problem(members):
+        raise InvalidDefinition(
+            f"{path}.data", f"is nested over {_DATA_LEVELS} levels deep", "keep identifiers in it, not data"
+        )
+    plain: Mapping[str, Any] = members[OWN_DATA][name]
     return plain
