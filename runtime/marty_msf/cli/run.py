@@ -1,12 +1,13 @@
 """`marty run`: one worker process."""
 
 import asyncio
+import atexit
 import os
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import click
 import uvloop
@@ -15,12 +16,16 @@ from pydantic import ValidationError
 from marty_msf.core import logs, worker_config
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.resources.kinds import Role
+from marty_msf.core.worker_config import ProjectionConfig, RelayConfig, SagaConfig
 from marty_msf.worker import collector
 from marty_msf.worker.service import serve
 from marty_msf.worker.settings import Settings
 
 #: The client logs each failed attempt; the board says the same once, with the remedy.
 LIBRARIES: Final = MappingProxyType({"aiokafka": "CRITICAL"})
+
+#: Of the pod's grace period, after the worker has stopped: for tasks and threads that its user's functions left.
+END_SECONDS: Final = 2
 
 
 @click.command()
@@ -64,4 +69,29 @@ def run(role: str, path: Path, code: Path | None) -> None:
         sys.path.append(str(code))
     collector.set_pace()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(config, settings))
+        if not runner.run(_served(config, settings)):
+            _leave()
+
+
+async def _served(config: SagaConfig | RelayConfig | ProjectionConfig, settings: Settings) -> bool:
+    """Serve; then end what the user's functions began. False: some of it does not end."""
+    await serve(config, settings)
+    # What asyncio.Runner does after this, but bounded.
+    loop = asyncio.get_running_loop()
+    rest: set[asyncio.Task[Any]] = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    rest.add(loop.create_task(loop.shutdown_default_executor()))
+    _, left = await asyncio.wait(rest, timeout=END_SECONDS)
+    return not left
+
+
+def _leave() -> None:
+    """End the process although tasks or threads go on: asyncio, and Python after it, would wait for them until SIGKILL.
+
+    All that is kept is in the database by now. What libraries do at the exit (spans, logs) is done still.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -64,7 +64,7 @@ async def serve(config: SagaConfig | RelayConfig | ProjectionConfig, settings: S
         await web.TCPSite(runner, settings.http_host, settings.http_port).start()
         logger.info("%s %s runs as %s", config.role.value, config.resource, context.holder)
         paused = config.spec.state is not RunState.RUNNING
-        await _until_stopped(supervise(_Paused(board) if paused else role, pool, board, stop), stop)
+        await _until_stopped(supervise(_Paused(board) if paused else role, pool, board, stop), stop, board)
         logger.info("stopped")
     finally:
         await runner.cleanup()
@@ -102,19 +102,27 @@ def _tell(error: Exception, board: Board) -> None:
     board.replace(cause)
 
 
-async def _until_stopped(work: Coroutine[None, None, None], stop: asyncio.Event) -> None:
+async def _until_stopped(work: Coroutine[None, None, None], stop: asyncio.Event, board: Board) -> None:
     """Await the work; after `stop` it has STOP_SECONDS left."""
     task = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    await until_ended(task, board)
+
+
+async def until_ended(task: asyncio.Future[None], board: Board) -> None:
+    """Await work that was told to stop, for STOP_SECONDS; then it is cancelled, and left if even that does not end it."""
     done, _ = await asyncio.wait({task}, timeout=STOP_SECONDS)
-    if not done:
-        logger.error("the work did not end within %s s and is cancelled: leases expire by themselves", STOP_SECONDS)
-        task.cancel()
-        await asyncio.wait({task})
+    if done:
+        if not task.cancelled():
+            task.result()
         return
-    task.result()
+    problem = f"the work did not end within {STOP_SECONDS} s and is cancelled: leases expire by themselves"
+    logger.error(problem)
+    board.report(ProblemReason.INTERNAL_ERROR, problem)
+    task.cancel()
+    await asyncio.wait({task}, timeout=CLOSE_SECONDS)
 
 
 async def close(pool: asyncpg.Pool) -> None:

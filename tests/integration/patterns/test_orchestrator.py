@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from marty_msf.patterns.saga import (
     UnknownSaga,
     circuit_breaker,
 )
+from marty_msf.worker.saga.engine import Engine
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.postgres
@@ -345,3 +346,32 @@ async def test_what_cannot_run_is_refused_by_its_path_and_nothing_is_started(pos
     with pytest.raises(NotRunning, match="is not started"):
         await orchestrator.start_saga("order", ORDER)
     assert (await orchestrator.health_check())["status"] == "unhealthy"
+
+
+async def test_a_handler_that_swallows_its_cancellation_does_not_keep_stop_from_ending(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    defaults = Engine.__init__.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "drain_seconds", 0.2)
+    begun, over = asyncio.Event(), asyncio.Event()
+
+    async def stubborn(_: StepContext) -> None:
+        begun.set()
+        while not over.is_set():
+            with suppress(asyncio.CancelledError):
+                await over.wait()
+
+    orchestrator = SagaOrchestrator("stubborn", database_url=postgres_url)
+    orchestrator.register_step_handler("charge", stubborn)
+    await orchestrator.start()
+    await orchestrator.start_saga("order", [{"step": "charge"}], {})
+    await asyncio.wait_for(begun.wait(), 20)
+
+    stopping = asyncio.ensure_future(orchestrator.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=20)
+    over.set()
+
+    assert done, "stop() waits for the handler"
+    stopping.result()
+    assert "step 'charge'" in caplog.text

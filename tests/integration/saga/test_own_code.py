@@ -1,6 +1,7 @@
 """`marty run saga --code`: steps as functions of the user's own, in the process as the pod runs it."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,46 @@ async def test_code_that_is_broken_is_told_and_the_process_stays(postgres_url: s
 
         (code / "own_handlers.py").write_text(CODE)
         await eventually(lambda: status(client), lambda found: found is not None and found.ready, seconds=30)
+
+
+ENDLESS = """
+import asyncio
+from pathlib import Path
+
+from marty_msf.patterns.saga import saga_step
+from marty_msf.worker.saga.engine import Engine
+
+# The test need not wait for what calls in flight are given.
+Engine.__init__.__kwdefaults__["drain_seconds"] = 0.2
+
+@saga_step("mail")
+async def mail(context):
+    Path(__file__).with_name("begun").touch()
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except BaseException:
+            pass
+"""
+
+
+async def test_a_function_that_never_ends_does_not_keep_the_process(postgres_url: str, tmp_path: Path) -> None:
+    port, code = free_port(), tmp_path / "code"
+    code.mkdir()
+    (code / "own_handlers.py").write_text(ENDLESS)
+    path = config(tmp_path, {"name": "mail", "call": {"python": {"handler": "mail"}}})
+    worker = running(arguments(path, code), tmp_path / "worker.log", environment(postgres_url, port))
+    async with worker as process, client_of(port) as client:
+        await eventually(lambda: status(client), lambda found: found is not None and found.ready, seconds=30)
+        async with client.post("/v1/sagas", json={"business_key": "order-1", "context": {}}) as answer:
+            assert answer.status == 201, await answer.text()
+
+        async def begun() -> bool:
+            return (code / "begun").exists()
+
+        await eventually(begun)
+        process.send(signal.SIGTERM)
+
+        assert await process.wait(20) == 0, process.output()
+        assert process.output().count("step 'mail'") == 1
+        assert '"stopped"' in process.output()

@@ -35,7 +35,7 @@ from marty_msf.worker.saga.starts import Receipt
 from marty_msf.worker.saga.stuck import StuckWatch
 from marty_msf.worker.saga.surface.surroundings import DEFAULT_STUCK_AFTER_SECONDS
 from marty_msf.worker.saga.tracing import traced
-from marty_msf.worker.service import supervise
+from marty_msf.worker.service import supervise, until_ended
 
 LOOK_SECONDS: Final = 5.0
 #: Of results of steps marked with cached_saga_step.
@@ -94,9 +94,7 @@ class Running:
         """Let calls in flight end, within bounds, and hand the lanes back."""
         self._stop.set()
         if self._task:
-            await asyncio.wait({self._task})
-            if not self._task.cancelled():
-                self._task.result()
+            await until_ended(self._task, self.context.board)
 
     async def begin(
         self, compiled: Compiled, business_key: str, context: Mapping[str, object], traceparent: str | None

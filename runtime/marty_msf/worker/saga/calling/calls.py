@@ -19,7 +19,6 @@ from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.core.user_values import said
 from marty_msf.core.value import value
-from marty_msf.worker.groups import TaskGroup
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga.calling.call_numbers import CallNumbers
 from marty_msf.worker.saga.calling.gate import Gate, HeldCalls
@@ -32,6 +31,10 @@ logger = logging.getLogger(__name__)
 #: Handlers that never wait would keep the event loop for themselves: what they answered is to be on its way to the database while
 #: the next ones work, not after all of them did.
 CALLS_PER_TURN: Final = 32
+#: For calls that are cancelled to tidy up. Of the pod's grace period, after the engine's DRAIN_SECONDS.
+LET_GO_SECONDS: Final = 2.0
+#: Calls that one line of the log names.
+TOLD_LIMIT: Final = 10
 
 
 @value
@@ -105,6 +108,8 @@ class CallPool:
         #: A task was woken and did not run yet. It wakes the next one, so handlers that never wait cost one wake-up.
         self._waking = False
         self._in_flight: set[tuple[Live, int]] = set()
+        #: Looked at beside the cancellation of the tasks, because a handler may swallow that one.
+        self._closing = False
         #: A call was held: its deadline may be the next one.
         self._held_more = asyncio.Event()
 
@@ -149,15 +154,28 @@ class CallPool:
         return any(live.lane in lanes and not live.gone for live, _ in self._in_flight)
 
     async def run(self) -> None:
-        """Make calls until cancelled."""
-        async with TaskGroup() as tasks:
-            tasks.create_task(self._follow_gate())
-            for _ in range(self._size):
-                tasks.create_task(self._work())
+        """Make calls until cancelled. One that does not end then is left: its outcome comes to nothing."""
+        # No TaskGroup: it would wait for as long as a handler pleases.
+        tasks = {
+            asyncio.create_task(self._follow_gate()),
+            *(asyncio.create_task(self._work()) for _ in range(self._size)),
+        }
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                if not task.cancelled():
+                    task.result()
+        finally:
+            self._closing = True
+            for task in tasks:
+                task.cancel()
+            _, left = await asyncio.wait(tasks, timeout=LET_GO_SECONDS)
+            if left:
+                self._tell_left()
 
     async def _work(self) -> None:
         turn = 0
-        while True:
+        while not self._closing:
             if not self._queue:
                 await self._wait()
                 turn = 0
@@ -191,6 +209,9 @@ class CallPool:
                 self._in_flight.discard((live, call.step))
                 if step.breaker is not None:
                     self._gate.settle(live, call, outcome)
+            if self._closing:
+                # The handler swallowed its cancellation, and has ended now: whoever owns the lane makes the call again.
+                return
             self._numbers.called(step.name, call, outcome, perf_counter() - began)
             self._tell(live, call, outcome)
             if place is not None and self._cache is not None:
@@ -198,6 +219,16 @@ class CallPool:
             turn += 1
             if turn % CALLS_PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    def _tell_left(self) -> None:
+        calls = sorted(f"step {live.definition.steps[step].name!r} of {live.text}" for live, step in self._in_flight)
+        more = f" and {len(calls) - TOLD_LIMIT} more" if len(calls) > TOLD_LIMIT else ""
+        logger.error(
+            "cancelled calls did not end within %.0f s and are left behind: %s%s: a handler must let CancelledError pass",
+            LET_GO_SECONDS,
+            ", ".join(calls[:TOLD_LIMIT]),
+            more,
+        )
 
     def _tell(self, live: Live, call: Call, outcome: Outcome) -> None:
         if live.definition.steps[call.step].group is not None:
