@@ -23,6 +23,7 @@ class ProblemReason(StrEnum):
     TOPIC_UNAVAILABLE = "TopicUnavailable"
     STEP_SERVICE_UNREACHABLE = "StepServiceUnreachable"
     HANDLERS_UNUSABLE = "HandlersUnusable"
+    HANDLERS_HANG = "HandlersHang"
     READ_MODEL_MISMATCH = "ReadModelMismatch"
     POISON_EVENT = "PoisonEvent"
     POSITION_LOST = "PositionLost"

@@ -141,12 +141,34 @@ async def mail(context):
             pass
 """
 
+HUNG = """
+import asyncio
+import time
+from pathlib import Path
 
-async def test_a_function_that_never_ends_does_not_keep_the_process(postgres_url: str, tmp_path: Path) -> None:
+from marty_msf.patterns.saga import saga_step
+
+@saga_step("mail")
+def mail(context):
+    Path(__file__).with_name("begun").touch()
+    time.sleep(600)
+"""
+
+HUNG_ASIDE = HUNG.replace("def mail", "async def mail").replace(
+    "time.sleep(600)", "await asyncio.to_thread(time.sleep, 600)"
+)
+
+
+@pytest.mark.parametrize("source", [ENDLESS, HUNG, HUNG_ASIDE])
+async def test_a_function_that_never_ends_does_not_keep_the_process(
+    postgres_url: str, tmp_path: Path, source: str
+) -> None:
     port, code = free_port(), tmp_path / "code"
     code.mkdir()
-    (code / "own_handlers.py").write_text(ENDLESS)
-    path = config(tmp_path, {"name": "mail", "call": {"python": {"handler": "mail"}}})
+    (code / "own_handlers.py").write_text(source)
+    path = config(
+        tmp_path, {"name": "mail", "call": {"python": {"handler": "mail"}}, "timeoutMs": 1000, "retry": {"attempts": 1}}
+    )
     worker = running(arguments(path, code), tmp_path / "worker.log", environment(postgres_url, port))
     async with worker as process, client_of(port) as client:
         await eventually(lambda: status(client), lambda found: found is not None and found.ready, seconds=30)
@@ -160,5 +182,5 @@ async def test_a_function_that_never_ends_does_not_keep_the_process(postgres_url
         process.send(signal.SIGTERM)
 
         assert await process.wait(20) == 0, process.output()
-        assert process.output().count("step 'mail'") == 1
+        assert process.output().count("step 'mail'") == (source is ENDLESS)
         assert '"stopped"' in process.output()

@@ -14,8 +14,12 @@ from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.journal import encode
 from marty_msf.core.saga.outcome import Outcome
+from marty_msf.core.worker_status import ProblemReason
+from marty_msf.worker.board import Board
 from marty_msf.worker.saga.calling.handlers import Handlers, StepContext, outcome_of, saga_compensation, saga_step
 from marty_msf.worker.saga.calling.python_caller import StepRejected
+from marty_msf.worker.saga.calling.threads import THREADS
+from tests.support.waiting import eventually
 
 BODY = {"saga_id": "s1", "step": "charge", "context": {"order": 7}, "data": {"amount": 5}}
 
@@ -173,6 +177,55 @@ async def test_a_handler_that_takes_too_long_is_of_unknown_outcome() -> None:
     assert isinstance(outcome, Failed)
     assert outcome.unknown
     assert "no answer in 0.01 s" in outcome.error
+
+
+async def test_a_function_that_never_got_a_thread_is_known_not_to_have_happened() -> None:
+    over, board = threading.Event(), Board()
+    called: list[StepContext] = []
+    handlers = Handlers()
+
+    def hang(_: StepContext) -> None:
+        over.wait()
+
+    handlers.register_step_handler("hang", hang)
+    handlers.register_step_handler("charge", called.append)
+    try:
+        hung = await asyncio.gather(
+            *(handlers.call("hang", request(timeout_seconds=0.2)) for _ in range(THREADS)),
+        )
+        outcome = await handlers.call("charge", request(timeout_seconds=0.1))
+        handlers.look(board)
+
+        assert [found.unknown for found in hung if isinstance(found, Failed)] == [True] * THREADS
+        assert isinstance(outcome, Failed)
+        assert not outcome.unknown
+        assert outcome.error == (
+            "the step handler of 'charge' was not called: no thread was free for it in 0.1 s, all 32 threads are busy with"
+            " functions that do not end in their time (the step handler of 'hang': 32)"
+        )
+        [problem] = board.current()
+        assert (problem.reason, problem.blocking) == (ProblemReason.HANDLERS_HANG, False)
+        assert "the step handler of 'hang': 32" in problem.message
+
+        over.set()
+        assert await handlers.call("charge", request()) == Succeeded({})
+        assert len(called) == 1, "what was given up is not called later"
+
+        async def clear() -> bool:
+            handlers.look(board)
+            return not board.current()
+
+        await eventually(clear)
+    finally:
+        over.set()
+        handlers.close()
+
+
+async def test_a_function_that_hangs_does_not_keep_the_process_from_its_exit() -> None:
+    holding: list[bool] = []
+    assert await call(lambda _: holding.append(not threading.current_thread().daemon)) == Succeeded({})
+
+    assert holding == [False]
 
 
 async def test_what_a_handler_awaits_may_be_cancelled_without_ending_the_worker() -> None:

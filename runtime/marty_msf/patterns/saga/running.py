@@ -187,6 +187,7 @@ class Running:
         self._ready.set()
         while not stop.is_set():
             self._reachability.look()
+            self._handlers.look(self.context.board)
             self.metrics.live.set(len(engine.memory))
             self.metrics.lanes.set(len(engine.memory.epochs))
             self.metrics.breakers(engine.breakers.circuits)

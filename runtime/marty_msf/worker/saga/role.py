@@ -87,6 +87,7 @@ class SagaRole:
         self._look_seconds = min(LOOK_SECONDS, bound_seconds / 4)
         self._routes = Routes(context.pool, context.resource)
         self._engine: Engine | None = None
+        self._handlers: Handlers | None = None
         #: Of all engines this role had, see Engine.
         self._worked: dict[int, int] = {}
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -201,6 +202,7 @@ class SagaRole:
             )
             return
         handlers, secrets = user_code.load(self._spec), SecretFiles(Path(SECRETS_DIRECTORY))
+        self._handlers = handlers
         self._definitions.follow(user_code.guarded(self._spec, handlers))
         cache = self._cache(handlers, secrets)
         try:
@@ -239,6 +241,8 @@ class SagaRole:
         )
         while not stop.is_set():
             self._reachability.look()
+            if self._handlers:
+                self._handlers.look(self._board)
             self._metrics.live.set(len(engine.memory))
             self._metrics.lanes.set(len(engine.memory.epochs))
             self._metrics.breakers(engine.breakers.circuits)

@@ -8,7 +8,7 @@ import contextvars
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
@@ -22,14 +22,15 @@ from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
 from marty_msf.core.saga.outcome import ANSWER_LIMIT_BYTES, Outcome, succeeded
 from marty_msf.core.trace import of_saga
 from marty_msf.core.user_values import as_json, said
+from marty_msf.core.worker_status import ProblemReason
+from marty_msf.worker.board import Board
 from marty_msf.worker.saga.bounded import bounded
 from marty_msf.worker.saga.calling.cache_mark import cache_of
 from marty_msf.worker.saga.calling.calls import Request
 from marty_msf.worker.saga.calling.circuit_mark import breaker_of
 from marty_msf.worker.saga.calling.python_caller import StepRejected
+from marty_msf.worker.saga.calling.threads import Threads
 
-#: Of functions that are no coroutines, in each process.
-THREADS: Final = 32
 _MARK: Final = "__marty_saga_handler__"
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -124,12 +125,12 @@ def _marking(step: str | FunctionT, *, undo: bool) -> Callable[[FunctionT], Func
 
 
 class Handlers:
-    """The functions of this process by step. Functions that are no coroutines run in up to THREADS threads."""
+    """The functions of this process by step. Functions that are no coroutines run in threads."""
 
     def __init__(self) -> None:
         #: By _Mark, or by a plain pair, which is the same key and costs less.
         self._handlers: dict[tuple[str, bool], _Handler] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         #: Replaced whenever something is registered.
         self._changed = asyncio.Event()
 
@@ -192,13 +193,23 @@ class Handlers:
             result=body.get("result"),
             trace=request.traceparent,
         )
+        job: Future[Any] | None = None
         try:
             # Most functions are coroutines: they are awaited without anything in between.
-            work = handler.function(context) if handler.awaits else self._in_thread(handler, context)
+            if handler.awaits:
+                work = handler.function(context)
+            else:
+                job = self._begin(handler, context)
+                work = _of_thread(job)
             result = await bounded(work, request.timeout_seconds)
         except StepRejected as error:
             return Rejected(said(error) or f"{name} raised StepRejected", _spread())
         except TimeoutError as error:
+            if job is not None and not job.done() and not job.cancel():
+                self._of_threads().overran(job, name)
+            if job is not None and job.cancelled():
+                # It waited for a thread for all of its time, so it is known not to have happened.
+                return Failed(self._crowded(name, request.timeout_seconds), False, _spread())
             # The handler's own TimeoutError carries a text, that of the bound does not.
             own = f" ({text})" if (text := said(error)) else ""
             return Failed(f"{name} gave no answer in {request.timeout_seconds:.3g} s{own}", True, _spread())
@@ -215,10 +226,19 @@ class Handlers:
             return Failed(f"{name} raised {type(error).__name__}: {said(error)}", True, _spread())
         return outcome_of(name, result)
 
+    def look(self, board: Board) -> None:
+        """Tell when no plain function can be called, because all threads are held by such that do not end."""
+        blocked = self._threads.blocked() if self._threads is not None else ""
+        if blocked:
+            message = f"{blocked}; calls of other such functions fail unmade: give what these wait for a time-out, then restart the process"
+            board.report(ProblemReason.HANDLERS_HANG, message, blocking=False)
+        else:
+            board.clear(ProblemReason.HANDLERS_HANG)
+
     def close(self) -> None:
-        """Let go of the threads; functions that still run in them end by themselves."""
+        """Let go of the threads; functions that still run in them end by themselves, or with the process."""
         if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.close()
             self._threads = None
 
     def _register(self, mark: _Mark, handler: StepHandler) -> None:
@@ -247,13 +267,23 @@ class Handlers:
         found = self._handlers.get((step, undo))
         return found.function if found else None
 
-    async def _in_thread(self, handler: _Handler, context: StepContext) -> Any:
+    def _begin(self, handler: _Handler, context: StepContext) -> "Future[Any]":
+        return self._of_threads().submit(partial(contextvars.copy_context().run, _called, handler.function, context))
+
+    def _of_threads(self) -> Threads:
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, "marty-saga-handler")
-        work = partial(contextvars.copy_context().run, _called, handler.function, context)
-        result = await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        # A plain function may hand on the coroutine of another one.
-        return await result if inspect.isawaitable(result) else result
+            self._threads = Threads()
+        return self._threads
+
+    def _crowded(self, name: str, seconds: float) -> str:
+        busy = self._of_threads().busy_with()
+        return f"{name} was not called: no thread was free for it in {seconds:.3g} s, {busy}"
+
+
+async def _of_thread(job: "Future[Any]") -> Any:
+    result = await asyncio.wrap_future(job)
+    # A plain function may hand on the coroutine of another one.
+    return await result if inspect.isawaitable(result) else result
 
 
 def _called(function: StepHandler, context: StepContext) -> Any:
