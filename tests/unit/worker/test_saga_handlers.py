@@ -99,6 +99,10 @@ class Panic(BaseException):
     """As extensions in other languages raise it."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """As command-line libraries raise it."""
+
+
 class Mute(Exception):
     """An error that cannot say what it is."""
 
@@ -111,6 +115,8 @@ class Mute(Exception):
     [
         (FileNotFoundError("invoice-\udcff.pdf"), "FileNotFoundError: invoice-?.pdf"),
         (Panic("index out of bounds"), "Panic: index out of bounds"),
+        (KeyboardInterrupt("by the handler"), "KeyboardInterrupt: by the handler"),
+        (Interrupted("by a library"), "Interrupted: by a library"),
         (Mute(), "Mute: (its text cannot be made)"),
         (StopIteration("of a coroutine"), "RuntimeError: coroutine raised StopIteration"),
     ],
@@ -166,6 +172,33 @@ async def test_the_end_of_the_process_is_not_held_up() -> None:
 
     with pytest.raises(SystemExit):
         work.send(None)
+
+
+async def test_a_plain_functions_keyboard_interrupt_is_an_error_like_others() -> None:
+    def interrupt(_: StepContext) -> None:
+        raise KeyboardInterrupt("in a thread")
+
+    for interrupts in (False, True):
+        handlers = Handlers(interrupts=interrupts)
+        handlers.register_step_handler("charge", interrupt)
+        outcome = await handlers.call("charge", request())
+        handlers.close()
+
+        assert isinstance(outcome, Failed)
+        assert outcome.unknown
+        assert "raised KeyboardInterrupt: in a thread" in outcome.error
+
+
+async def test_what_may_be_ctrl_c_goes_on_with_a_word_about_where(caplog: pytest.LogCaptureFixture) -> None:
+    async def interrupt(_: StepContext) -> None:
+        raise KeyboardInterrupt
+
+    handlers = Handlers(interrupts=True)
+    handlers.register_step_handler("charge", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        handlers.call("charge", request()).send(None)
+    assert "the step handler of 'charge' raised KeyboardInterrupt in saga s1" in caplog.text
 
 
 async def test_a_handler_that_takes_too_long_is_of_unknown_outcome() -> None:

@@ -78,7 +78,7 @@ class SagaOrchestrator:
         self._services = None if services is None else arguments.service_addresses(services)
         self._database_url = checked_database_url(database_url)
         self._data_directory = checked_data_directory(data_directory)
-        self._handlers = Handlers()
+        self._handlers = Handlers(interrupts=True)
         step_timeout_ms = arguments.step_seconds(timeout_per_step) * 1000
         self._compiler = Compiler(self._handlers, Bounds(timeout_seconds, step_timeout_ms, max_parallel_steps))
         self._board = Board()

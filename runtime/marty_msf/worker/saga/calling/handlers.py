@@ -6,6 +6,7 @@ There is no registry of the module's own: decorators only mark functions, `Handl
 import asyncio
 import contextvars
 import inspect
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
@@ -30,6 +31,8 @@ from marty_msf.worker.saga.calling.calls import Request
 from marty_msf.worker.saga.calling.circuit_mark import breaker_of
 from marty_msf.worker.saga.calling.python_caller import StepRejected
 from marty_msf.worker.saga.calling.threads import Threads
+
+logger = logging.getLogger(__name__)
 
 _MARK: Final = "__marty_saga_handler__"
 
@@ -127,7 +130,12 @@ def _marking(step: str | FunctionT, *, undo: bool) -> Callable[[FunctionT], Func
 class Handlers:
     """The functions of this process by step. Functions that are no coroutines run in threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, interrupts: bool = False) -> None:
+        """`interrupts`: Ctrl-C raises KeyboardInterrupt in whatever this process does, as it is in programs of the user's.
+
+        In a worker its signal is the loop's, so a KeyboardInterrupt is an error like any other.
+        """
+        self._interrupts = interrupts
         #: By _Mark, or by a plain pair, which is the same key and costs less.
         self._handlers: dict[tuple[str, bool], _Handler] = {}
         self._threads: Threads | None = None
@@ -219,9 +227,15 @@ class Handlers:
                 raise
             # Something that the handler awaited was cancelled, not this call.
             return Failed(f"{name} was cancelled from inside", True, _spread())
-        except (SystemExit, KeyboardInterrupt, GeneratorExit):
+        except GeneratorExit:
             raise
         except BaseException as error:
+            if isinstance(error, SystemExit) or (
+                type(error) is KeyboardInterrupt and self._may_be_a_signal(job, error)
+            ):
+                # It ends the process, whose log would not say why.
+                logger.exception("%s raised %s in saga %s", name, type(error).__name__, context.saga_id)
+                raise
             # Also what is no Exception, a panic of an extension for instance: it must not end the other calls.
             return Failed(f"{name} raised {type(error).__name__}: {said(error)}", True, _spread())
         return outcome_of(name, result)
@@ -266,6 +280,11 @@ class Handlers:
     def _function(self, step: str, *, undo: bool) -> StepHandler | None:
         found = self._handlers.get((step, undo))
         return found.function if found else None
+
+    def _may_be_a_signal(self, job: "Future[Any] | None", error: BaseException) -> bool:
+        """Whether a KeyboardInterrupt may come from outside of the handler. Signals never interrupt other threads than the main one."""
+        of_thread = job is not None and job.done() and not job.cancelled() and job.exception() is error
+        return self._interrupts and not of_thread
 
     def _begin(self, handler: _Handler, context: StepContext) -> "Future[Any]":
         return self._of_threads().submit(partial(contextvars.copy_context().run, _called, handler.function, context))
