@@ -190,11 +190,6 @@ class CallPool:
             place = self._cache.place(live, call) if self._cache is not None else None
             if place is not None and await self._from_cache(place, live, call):
                 continue
-            # While the cache was asked.
-            if place is not None and stands_still(live.instance, undo=call.undo):
-                self._release(live, call)
-                self._done(live, Withdrawn(call.step))
-                continue
             if (step.breaker is not None or self._gate.asks_all) and not self._passes(live, call):
                 continue
             if self._messenger is not None and isinstance(step.call, KafkaCall):
@@ -252,12 +247,16 @@ class CallPool:
             outcome = await self._cache.get(place)
         finally:
             self._in_flight.discard((live, call.step))
-        if outcome is None and not live.gone:
+        # While the cache was asked.
+        halted = not live.gone and stands_still(live.instance, undo=call.undo)
+        if outcome is None and not (live.gone or halted):
             return False
         self._release(live, call)
         if outcome is not None:
             self._tell(live, call, outcome)
             await asyncio.sleep(0)
+        elif halted:
+            self._done(live, Withdrawn(call.step))
         return True
 
     def _passes(self, live: Live, call: Call) -> bool:
