@@ -6,7 +6,7 @@ from typing import Any, Final
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.definition import Definition
 from marty_msf.core.saga.events import Cancel, EditContext, Pause, Resume, Retry, SkipStep, Unlock, Verb
-from marty_msf.core.user_values import keepable
+from marty_msf.core.saga.selection import sought
 
 #: By the name on the command line, in URLs and in the database.
 VERBS: Final[Mapping[str, type[Verb]]] = {
@@ -45,8 +45,9 @@ def check(verb: str, arguments: Mapping[str, Any], by: str) -> None:
     if verb == MIGRATE:
         for name in ("from", "to"):
             revision = arguments.get(name)
-            if not isinstance(revision, str) or not keepable(revision):
+            if not isinstance(revision, str):
                 raise InvalidDefinition(name, "is missing or no text", "give a revision of the definition")
+            sought(name, revision)
         names = arguments.get("map", {})
         if not isinstance(names, dict) or not all(isinstance(it, str) for it in names.values()):
             raise InvalidDefinition("map", "is no object of step names", 'give {"old": "new"}')
