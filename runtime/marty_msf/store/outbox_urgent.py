@@ -12,9 +12,11 @@ from marty_msf.store.outbox import READ_BYTES, REST, WHO
 #: Events looked at once; further ones are looked at next time.
 LOOK_ROWS: Final = 20_000
 
-#: What was sent in its turn: $5, $6 and $7 are its windows' ends and ids, and whose they are (`by_lane`).
-_SENT: Final = """coalesce(pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[get_byte($7, lane)])
-                AND id <= ($6::bigint[])[get_byte($7, lane)], false)"""
+
+def _sent(ends: str, ids: str, lanes: str) -> str:
+    """Whether a row was sent in its turn, by the parameters that have its windows' ends and ids, and whose they are (`by_lane`)."""
+    return f"""coalesce(pg_visible_in_snapshot(xid, ({ends}::pg_snapshot[])[get_byte({lanes}, lane)])
+                            AND id <= ({ids}::bigint[])[get_byte({lanes}, lane)], false)"""
 
 
 def _look(level: int, among: str = "") -> str:
@@ -26,7 +28,7 @@ def _look(level: int, among: str = "") -> str:
 SELECT count(*) AS looked, (array_agg(xid))[count(*)]::text::bigint AS xid, pg_current_snapshot()::text AS snapshot,
        array_agg(id) FILTER (WHERE urgent) AS ids, array_agg(lane) FILTER (WHERE urgent) AS lanes,
        array_agg(aggregate_id) FILTER (WHERE urgent) AS aggregates
-  FROM (SELECT xid, id, lane, aggregate_id, priority = {level} AND NOT {_SENT} AS urgent FROM (
+  FROM (SELECT xid, id, lane, aggregate_id, priority = {level} AND NOT {_sent("$5", "$6", "$7")} AS urgent FROM (
     (SELECT xid, id, lane, aggregate_id, priority FROM marty.outbox
       WHERE {among} xid = ANY($2::xid8[]) AND NOT pg_visible_in_snapshot(xid, $3) ORDER BY xid LIMIT $4)
     UNION ALL
@@ -89,8 +91,7 @@ SELECT {WHO}, payload, {REST}
                     SELECT * FROM marty.outbox WHERE id = ANY($2::bigint[])
                 ) AS candidate
                  WHERE NOT pg_visible_in_snapshot(xid, ($5::pg_snapshot[])[get_byte($11, lane)])
-                   AND NOT coalesce(pg_visible_in_snapshot(xid, ($6::pg_snapshot[])[get_byte($11, lane)])
-                                    AND id <= ($7::bigint[])[get_byte($11, lane)], false)
+                   AND NOT {_sent("$6", "$7", "$11")}
                    AND id NOT IN (SELECT unnest($10::bigint[]))
                  ORDER BY id LIMIT $8) AS next) AS measured
  WHERE bytes - octet_length(payload) < $9::bigint

@@ -1,6 +1,7 @@
 """Verbs as people ask for them: a name, arguments, who; and the event that each becomes."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, Final
 
 from marty_msf.core.errors import InvalidDefinition
@@ -42,6 +43,7 @@ def check(verb: str, arguments: Mapping[str, Any], by: str) -> None:
         raise InvalidDefinition("patch", "is missing or no object", 'give the members to change, {"total": 7}')
     if verb == "skip-step" and not isinstance(arguments.get("step", ""), str):
         raise InvalidDefinition("step", "is no text", "give the name of a step")
+    sought("step", arguments.get("step"))
     if verb == MIGRATE:
         for name in ("from", "to"):
             revision = arguments.get(name)
@@ -51,6 +53,8 @@ def check(verb: str, arguments: Mapping[str, Any], by: str) -> None:
         names = arguments.get("map", {})
         if not isinstance(names, dict) or not all(isinstance(it, str) for it in names.values()):
             raise InvalidDefinition("map", "is no object of step names", 'give {"old": "new"}')
+        for text in chain.from_iterable(names.items()):
+            sought("map", text)
 
 
 def event(verb: str, arguments: Mapping[str, Any], by: str, number: int | None, definition: Definition) -> Verb:

@@ -12,6 +12,7 @@ import asyncpg
 from asyncpg import Connection
 
 from marty_msf.core.errors import MartyError
+from marty_msf.core.user_values import kept
 from marty_msf.patterns.choreography.event import Event, Received
 from marty_msf.store import inbox
 from marty_msf.store.database import translate
@@ -114,4 +115,4 @@ class Handling:
         elif not isinstance(error, MartyError):
             said = f"{type(error).__name__}: {said}"
         text = f"handler of {received.type!r} failed for event {received.event_id}: {said}"
-        return text[:ERROR_CHARACTERS].replace("\0", "").encode(errors="replace").decode()
+        return kept(text[:ERROR_CHARACTERS])

@@ -7,6 +7,7 @@ from typing import Final
 import asyncpg
 from asyncpg import Connection
 
+from marty_msf.core.user_values import kept
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.store import saga_trigger
 from marty_msf.store.database import translate
@@ -68,7 +69,7 @@ def poison(record: Record, event_id: str, error: str) -> PoisonTrigger:
         record.partition,
         record.offset,
         event_id[:_ID_CHARACTERS].replace("\0", ""),
-        error[:_ERROR_CHARACTERS].replace("\0", "").encode(errors="replace").decode(),
+        kept(error[:_ERROR_CHARACTERS]),
         record.key,
         record.value,
     )

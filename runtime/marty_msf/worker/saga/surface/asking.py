@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +18,6 @@ from marty_msf.core.saga.history import whereabouts
 from marty_msf.core.saga.instance import Instance, State, members_problem
 from marty_msf.core.saga.journal import fold
 from marty_msf.core.saga.migration import moved
-from marty_msf.core.saga.selection import sought
 from marty_msf.store import saga_instance, saga_verb
 from marty_msf.worker.saga.clock import now_ms
 
@@ -42,10 +40,6 @@ class Request:
         # No instance could obey it, and what nests deeper than the encoder goes could not even be kept for the audit.
         if problem := members_problem(self.arguments.get("patch", {})):
             raise InvalidDefinition("patch", *problem.split(": ", 1))
-        for path in ("step", "from", "to"):
-            sought(path, self.arguments.get(path))
-        for text in chain.from_iterable(self.arguments.get("map", {}).items()):
-            sought("map", text)
 
 
 @dataclass(frozen=True, slots=True)
