@@ -12,6 +12,8 @@ from typing import Final, Protocol
 
 from tests.support.servers import ROOT
 
+#: What is shown of a process's output when its test fails.
+LOG_END_CHARACTERS: Final = 8_000
 PATHS: Final = os.pathsep.join(str(ROOT / path) for path in ("operator", "runtime", "examples/shop", "."))
 
 
@@ -91,6 +93,10 @@ async def running(
         process = Process(await _interpreter(arguments, log, whole), log)
     try:
         yield process
+    except BaseException:
+        # pytest shows it below the failure; the file itself is gone by the time somebody reads the report of a CI run.
+        print(f"--- the end of {log.name}:\n{process.output()[-LOG_END_CHARACTERS:]}")
+        raise
     finally:
         await process.kill()
 

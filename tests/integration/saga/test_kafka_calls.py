@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -15,6 +16,7 @@ import pytest
 
 from marty_msf.core.worker_config import SagaConfig
 from marty_msf.core.worker_status import ProblemReason
+from marty_msf.store import saga_verb
 from marty_msf.worker.board import Board
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
@@ -307,6 +309,35 @@ async def test_a_missing_topic_burns_no_attempt_and_is_told(
                 await eventually(told(lambda: it.board.current() == []))
         finally:
             kafka.delete_topics(place.bootstrap, [missing])
+
+
+async def test_what_was_not_sent_yet_is_not_sent_after_pause_and_cancel(
+    place: Place, conn: asyncpg.Connection, topic_factory: Callable[..., str]
+) -> None:
+    """The topic of its commands is missing, as it is while Kafka is away: neither verb waits for it."""
+    missing = f"missing-{secrets.token_hex(4)}"
+    step = place.step("charge", timeoutMs=20_000)
+    step["call"]["kafka"]["commandTopic"] = missing
+    async with working(place, place.saga(place.step("reserve", compensation="release"), step)) as it:
+        with serving(place.bootstrap, place.commands, obliging) as reserving:
+            paused, cancelled = [UUID(await it.start(key, order=1)) for key in ("paused", "cancelled")]
+            await eventually(told(lambda: it.reasons() == [ProblemReason.TOPIC_UNAVAILABLE]))
+            await saga_verb.ask(conn, [paused], "pause", b"{}", "ann")
+            await saga_verb.ask(conn, [cancelled], "cancel", b"{}", "ann")
+            await eventually(lambda: states(conn), lambda found: found == {"Running": 1, "Cancelled": 1})
+            assert reserving.keys("release") == [f"{cancelled}:reserve:undo:1"]
+            await asyncio.to_thread(kafka.create_topic, place.bootstrap, missing, 1)
+            try:
+                with serving(place.bootstrap, missing, obliging) as charging:
+                    # One that may be sent comes behind them.
+                    await it.start("behind", order=2)
+                    await eventually(lambda: states(conn), lambda found: found["Completed"] == 1, seconds=30)
+                    assert len(charging.commands) == 1
+                    await saga_verb.ask(conn, [paused], "resume", b"{}", "ann")
+                    assert await all_ended(conn, 3) == {"Completed": 2, "Cancelled": 1}
+                    assert charging.keys("charge")[1:] == [f"{paused}:charge:do:1"]
+            finally:
+                kafka.delete_topics(place.bootstrap, [missing])
 
 
 async def test_an_outage_of_kafka_burns_no_attempt_of_what_waits_for_it(

@@ -1,6 +1,7 @@
 """Calls over Kafka while they wait: whose time is over, and what a reply is taken for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -121,3 +122,16 @@ def test_only_what_was_not_sent_is_given_back_with_its_attempt(clock: Clock, sen
         it.send()
     assert len(list(it.commands.withdraw({3}))) == (0 if sent else 1)
     assert (it.outcomes, len(it.commands)) == ([None], 0)
+
+
+@pytest.mark.parametrize(("sent", "paused", "given_back"), [(False, True, 1), (True, True, 0), (False, False, 0)])
+def test_a_halted_instance_has_given_back_what_was_not_sent(
+    clock: Clock, sent: bool, paused: bool, given_back: int
+) -> None:
+    it = Waiting()
+    if sent:
+        it.send()
+    it.live.instance = replace(it.live.instance, paused_ms=clock.now_ms if paused else None)
+    assert len(list(it.commands.halt(it.live))) == given_back
+    assert (it.outcomes, len(it.commands)) == ([None] * given_back, 1 - given_back)
+    assert len(it.commands.take(10)) == (0 if sent or given_back else 1)

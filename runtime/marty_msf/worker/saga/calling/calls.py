@@ -76,6 +76,10 @@ class Messenger(Protocol):
         """Give up the calls of these lanes; yields those that were not begun."""
         ...
 
+    def halt(self, halted: Live) -> Iterable[Call]:
+        """Give up the calls of this instance that are not to be made now and were not begun; yields them."""
+        ...
+
 
 class CallPool:
     """Up to `size` calls at once, first come, first served, but for those that a breaker holds back."""
@@ -146,6 +150,8 @@ class CallPool:
             else:
                 kept.append((live, call))
         self._queue = kept
+        if self._messenger is not None:
+            held += [(halted, call) for call in self._messenger.halt(halted)]
         for live, call in held:
             self._done(live, Withdrawn(call.step))
 

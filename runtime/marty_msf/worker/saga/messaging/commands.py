@@ -16,7 +16,7 @@ from typing import TypeAlias
 from marty_msf.core.saga.calling import KafkaCall
 from marty_msf.core.saga.command import Reply, ReplyOutcome, meaning
 from marty_msf.core.saga.events import Failed
-from marty_msf.core.saga.instance import LIVE, Call, Operation
+from marty_msf.core.saga.instance import LIVE, Call, Operation, stands_still
 from marty_msf.core.saga.machine import idempotency_key
 from marty_msf.core.saga.outcome import Outcome
 from marty_msf.store.saga_reply import Received
@@ -48,6 +48,8 @@ class Commands:
         """`away_ms` says when Kafka was last known to be away: replies have their time from then on."""
         self._away_ms = away_ms
         self._open: dict[str, Open] = {}
+        #: Those of them whose commands have not left yet, by instance.
+        self._unsent: dict[Live, list[Open]] = {}
         self._queue: deque[Open] = deque()
         self._ends: list[tuple[int, int, Open]] = []
         self._ties = itertools.count()
@@ -76,6 +78,7 @@ class Commands:
             self._close(former)
             former.done(former.live, former.call, None)
         self._open[it.key] = it
+        self._unsent.setdefault(live, []).append(it)
         self._queue.append(it)
         self.queued.set()
         if call.not_after_ms is not None:
@@ -88,6 +91,14 @@ class Commands:
             it.done(it.live, it.call, None)
             if it.sent_ms is None and not it.live.gone:
                 yield it.live, it.call
+
+    def halt(self, halted: Live) -> Iterator[Call]:
+        """Give up the calls of this instance that are not to be made now and were not sent; yields them."""
+        for it in tuple(self._unsent.get(halted, ())):
+            if stands_still(halted.instance, undo=it.call.undo):
+                self._close(it)
+                it.done(it.live, it.call, None)
+                yield it.call
 
     def take(self, limit: int) -> list[Open]:
         """The next calls whose commands are to be sent."""
@@ -109,6 +120,7 @@ class Commands:
     def sent(self, it: Open) -> None:
         """The command is on its way: its reply has its time from now on."""
         it.sent_ms = now_ms()
+        self._leaves(it)
         self._end(it.sent_ms + it.call.timeout_ms, it)
 
     def is_open(self, it: Open) -> bool:
@@ -201,6 +213,14 @@ class Commands:
     def _close(self, it: Open) -> None:
         if self._open.get(it.key) is it:
             del self._open[it.key]
+            self._leaves(it)
+
+    def _leaves(self, it: Open) -> None:
+        """It is not among the unsent ones any more."""
+        if it in (unsent := self._unsent.get(it.live, [])):
+            unsent.remove(it)
+            if not unsent:
+                del self._unsent[it.live]
 
 
 def _same_call(operation: Operation | None, call: Call, calls: int) -> bool:
