@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, ClassVar, Final, Protocol, Self, TypeAlias
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, NodeNotReadyError
 from aiokafka.protocol.produce import ProduceRequest
 
 from marty_msf.core.errors import (
@@ -99,12 +99,19 @@ class Client(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka ships no types
         self.client.send = self._send_request
 
     async def describe(self, topic: str) -> int:
-        """Number of partitions, asked of the broker when it is not known yet; 0 when the topic is missing or forbidden."""
+        """Number of partitions, asked of the broker when it is not known yet; 0 when the topic is missing or forbidden.
+
+        Raises NodeNotReadyError when no broker answers.
+        """
         found = self._metadata.partitions_for_topic(topic)
         if found is None:
             self.client.add_topic(topic)
-            await self.client.force_metadata_update()
-            found = self._metadata.partitions_for_topic(topic)
+            # The first answer may be to a question that was on its way, and not about this topic.
+            for _ in range(2):
+                if not await self.client.force_metadata_update():
+                    raise NodeNotReadyError(f"no broker says whether there is a topic {topic!r}")
+                if (found := self._metadata.partitions_for_topic(topic)) is not None:
+                    break
         return len(found or ())
 
     @property
