@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
@@ -39,6 +39,8 @@ class LaneSession:
     producer: TransactionalProducer | None = None
     #: A transaction of it ended in doubt: nothing may follow it.
     failed: bool = False
+    #: Done once the lane is dropped.
+    lost: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     #: Held during a transaction.
     busy: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -95,6 +97,7 @@ class LaneSessions:
         """Nothing more is sent of these lanes; what is open is ended by who fences them next."""
         for lane in lanes:
             if (session := self._lanes.pop(lane, None)) is not None:
+                session.lost.set_result(None)
                 self._fail(session)
 
     async def stop(self) -> None:
@@ -116,10 +119,12 @@ class LaneSessions:
         note: Callable[[], Awaitable[str]],
         sent: list[Sent],
     ) -> None:
-        """See TransactionalProducer.transact. After an error the lane is to be gained again."""
+        """See TransactionalProducer.transact; raises LeaseLost also when the lane is dropped meanwhile. After an error the
+        lane is to be gained again.
+        """
         async with session.busy:
             try:
-                await (await self._producer(session)).transact(messages, note, sent)
+                await _unless_lost(session, self._transacted(session, messages, note, sent))
             except BaseException:
                 self._fail(session)
                 raise
@@ -129,26 +134,33 @@ class LaneSessions:
         session = self.of(lane)
         async with session.busy:
             try:
-                await (await self._producer(session)).transact(messages)
+                await _unless_lost(session, self._transacted(session, messages))
             except BaseException as error:
                 self._fail(session)
                 if isinstance(error, MartyError) and not isinstance(error, LeaseLost | NotSent):
                     await self._renew(session)
                 raise
 
-    async def _producer(self, session: LaneSession) -> TransactionalProducer:
+    async def _transacted(
+        self,
+        session: LaneSession,
+        messages: Mapping[Partition, Sequence[Message]],
+        note: Callable[[], Awaitable[str]] | None = None,
+        sent: list[Sent] | None = None,
+    ) -> None:
         if session.failed:
             raise NotSent("a transaction of the lane was not committed, so that nothing goes behind it")
-        if session.producer is None:
-            session.producer = TransactionalProducer(
+        producer = session.producer
+        if producer is None:
+            producer = session.producer = TransactionalProducer(
                 self._connection,
                 self._limits,
                 session.fenced,
                 tuning=self._tuning,
                 acknowledge_seconds=self._acknowledge_seconds,
             )
-            await session.producer.start()
-        return session.producer
+            await producer.start()
+        await producer.transact(messages, note, sent)
 
     async def _renew(self, session: LaneSession) -> None:
         """The note is still the one that the database has the write of: only the open transaction is ended."""
@@ -169,3 +181,21 @@ class LaneSessions:
             session.producer = None
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
+
+
+async def _unless_lost(session: LaneSession, work: Coroutine[Any, Any, None]) -> None:
+    """Do the work. A client that was ended under it may never tell what became of it, or tell by a cancellation that
+    looks like one of the whole task: who fences the lane next finds out.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, session.lost}, return_when=asyncio.FIRST_COMPLETED)
+        if session.lost.done() and (not task.done() or task.cancelled()):
+            raise LeaseLost(f"lane {session.lane} was lost during a transaction")
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        # What it ended with may not be what is raised: asked for once, so that asyncio does not call it forgotten.
+        if not task.cancelled():
+            task.exception()
+    await task

@@ -1,0 +1,90 @@
+"""A lane that is lost in the middle of a transaction: whoever waits for it is told so at once, by an error and not by a
+cancellation, which would end the task of the held events without a word."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from marty_msf.core.errors import LeaseLost
+from marty_msf.core.records import tail
+from marty_msf.store import leases, outbox, outbox_position
+from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.producer import DEFAULT_TUNING, Message, Partition, Tuning
+from marty_msf.worker.relay.adopting import Who
+from marty_msf.worker.relay.lane_sessions import LaneSessions
+from marty_msf.worker.relay.shared import Shared
+from tests.integration.relay.setup import RESOURCE
+from tests.integration.saga.sagas import pool_of
+
+pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
+
+LANE = 7
+#: How long a transaction may take: far longer than the test.
+FAR_SECONDS = 100.0
+
+
+@asynccontextmanager
+async def sessions_of_a_lane(url: str, bootstrap: str, tuning: Tuning = DEFAULT_TUNING) -> AsyncIterator[LaneSessions]:
+    async with pool_of(url) as pool:
+        async with pool.acquire() as conn:
+            shared = Shared(await outbox.database_name(conn))
+            who = Who(f"relay:{RESOURCE}", "first", RESOURCE)
+            await outbox_position.own(conn, RESOURCE)
+            held = (await leases.claim(conn, who.scope, who.holder, [LANE], FAR_SECONDS)).held
+        sessions = LaneSessions(
+            pool,
+            KafkaConnection(bootstrap),
+            who,
+            shared,
+            {},
+            tuning=tuning,
+            acknowledge_seconds=FAR_SECONDS,
+            dead_block=True,
+        )
+        await sessions.gained(held)
+        try:
+            yield sessions
+        finally:
+            await sessions.stop()
+
+
+def one_event(topic: str) -> Mapping[Partition, Sequence[Message]]:
+    return {(topic, 0): [tail(b"key", b"value", [])]}
+
+
+async def test_a_transaction_that_waits_for_its_commit_ends_with_its_lane(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: the ended client is asked to commit, and never answers; all lanes wait until the deadline."""
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def note() -> str:
+        asked.set()
+        await goes_on.wait()
+        return "a note"
+
+    async with sessions_of_a_lane(postgres_url, kafka_bootstrap) as sessions:
+        transacting = asyncio.create_task(sessions.transact(sessions.of(LANE), one_event(topic_factory()), note, []))
+        async with asyncio.timeout(20):
+            await asked.wait()
+        sessions.dropped([LANE])
+        goes_on.set()
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(transacting, 20)
+
+
+async def test_a_held_event_on_its_way_is_told_by_an_error_that_its_lane_is_lost(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: a CancelledError comes out of it, and the sender of held events is never heard of again."""
+    async with sessions_of_a_lane(postgres_url, kafka_bootstrap, Tuning(linger_ms=50_000)) as sessions:
+        delivering = asyncio.create_task(sessions.deliver(LANE, one_event(topic_factory())))
+        session = sessions.of(LANE)
+        while session.producer is None or not session.producer._unacknowledged:
+            await asyncio.sleep(0.01)
+        sessions.dropped([LANE])
+        with pytest.raises(LeaseLost):
+            await asyncio.wait_for(delivering, 20)
