@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
+from contextvars import Context
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,7 +21,19 @@ class TaskGroup(asyncio.TaskGroup):
     Before, the cancellation by which a failed child ends the wait for the others stays counted: to the next
     `asyncio.timeout` of that task it is one from outside, so that in Python 3.11.2 the time-out cancels the task. And a
     cancellation from outside that meets an error is forgotten; here it goes on, in the error's place.
+
+    A task that nobody cancelled, and out of which comes the cancellation of something it waited for, has failed: asyncio takes it
+    for one that was meant to end, and nobody would miss it.
     """
+
+    def create_task(  # type: ignore[override]  # of coroutines only
+        self, coro: Coroutine[Any, Any, Result], *, name: str | None = None, context: Context | None = None
+    ) -> asyncio.Task[Result]:
+        """See asyncio.TaskGroup.create_task."""
+        task = super().create_task(_unless_cancelled_by_itself(coro), name=name, context=context)
+        # One that is cancelled before it began is not awaited, which Python would warn of.
+        task.add_done_callback(lambda _: coro.close())
+        return task
 
     if sys.version_info < (3, 13):
         _parent_task: asyncio.Task[Any]
@@ -46,6 +59,16 @@ class TaskGroup(asyncio.TaskGroup):
                 if not isinstance(first_error(group), MartyError):
                     logger.exception("unexpected error of a task that is cancelled")
                 raise asyncio.CancelledError from group
+
+
+async def _unless_cancelled_by_itself(work: Coroutine[Any, Any, Result]) -> Result:
+    try:
+        return await work
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise RuntimeError(f"{getattr(work, '__qualname__', work)} ended, because something it waited for was cancelled") from error
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

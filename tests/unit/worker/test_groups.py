@@ -68,3 +68,27 @@ async def test_a_cancellation_from_outside_is_not_lost_behind_an_error() -> None
     assert done, "the task goes on for ever"
     assert task.cancelled()
     assert not swallowed
+
+
+async def test_a_task_out_of_which_comes_a_cancellation_that_nobody_asked_for_has_failed() -> None:
+    """asyncio's own group takes it for one that was meant to end: the others go on without it."""
+
+    async def waits_for_what_is_cancelled() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with pytest.raises(ExceptionGroup) as raised:
+        async with TaskGroup() as tasks:
+            tasks.create_task(waits_for_what_is_cancelled())
+            tasks.create_task(asyncio.Event().wait())
+    (error,) = raised.value.exceptions
+    assert "waits_for_what_is_cancelled ended, because something it waited for was cancelled" in str(error)
+
+
+async def test_a_task_of_a_group_may_be_cancelled_by_who_has_it() -> None:
+    async with TaskGroup() as tasks:
+        tasks.create_task(asyncio.Event().wait()).cancel()
+        begun = tasks.create_task(asyncio.Event().wait())
+        await asyncio.sleep(0)
+        begun.cancel()
