@@ -68,7 +68,9 @@ async def _unless_cancelled_by_itself(work: Coroutine[Any, Any, Result]) -> Resu
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise RuntimeError(f"{getattr(work, '__qualname__', work)} ended, because something it waited for was cancelled") from error
+        raise RuntimeError(
+            f"{getattr(work, '__qualname__', work)} ended, because something it waited for was cancelled"
+        ) from error
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
