@@ -17,7 +17,8 @@ from marty_msf.worker.relay.adopting import Who
 from marty_msf.worker.relay.lane_sessions import LaneSessions
 from marty_msf.worker.relay.shared import Shared
 from tests.integration.relay.setup import RESOURCE
-from tests.integration.saga.sagas import pool_of
+from tests.integration.saga.sagas import pool_of, told
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
 
@@ -83,8 +84,7 @@ async def test_a_held_event_on_its_way_is_told_by_an_error_that_its_lane_is_lost
     async with sessions_of_a_lane(postgres_url, kafka_bootstrap, Tuning(linger_ms=50_000)) as sessions:
         delivering = asyncio.create_task(sessions.deliver(LANE, one_event(topic_factory())))
         session = sessions.of(LANE)
-        while session.producer is None or not session.producer._unacknowledged:
-            await asyncio.sleep(0.01)
+        await eventually(told(lambda: session.producer is not None and bool(session.producer._unacknowledged)))
         sessions.dropped([LANE])
         with pytest.raises(LeaseLost):
             await asyncio.wait_for(delivering, 20)

@@ -78,10 +78,13 @@ async def test_a_task_out_of_which_comes_a_cancellation_that_nobody_asked_for_ha
         future.cancel()
         await future
 
-    with pytest.raises(ExceptionGroup) as raised:
+    async def group() -> None:
         async with TaskGroup() as tasks:
             tasks.create_task(waits_for_what_is_cancelled())
             tasks.create_task(asyncio.Event().wait())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        await group()
     (error,) = raised.value.exceptions
     assert "waits_for_what_is_cancelled ended, because something it waited for was cancelled" in str(error)
 
