@@ -11,7 +11,7 @@ import orjson
 import pytest
 from confluent_kafka import Producer
 
-from marty_msf.core.errors import InvalidEvent, NotRunning
+from marty_msf.core.errors import InvalidDefinition, InvalidEvent, NotRunning
 from marty_msf.patterns.choreography import Event, EventBus, Retries
 from tests.support.waiting import eventually
 
@@ -116,7 +116,15 @@ async def test_an_event_that_cannot_be_handled_holds_its_own_key_until_it_is_red
         first, second = await service.parked()
         assert (first.event_id, first.attempts, second.event_id, second.attempts) == ("bad", 2, "a3", 0)
         assert "ValueError: no such product" in first.error
-        assert (await service.health_check())["status"] == "degraded"
+        health = await service.health_check()
+        assert (health["status"], health["parked_events"]) == ("degraded", 2)
+        assert health["problems"] == [
+            "2 events parked, because a handler failed for good: see parked(), then redrive() or discard()"
+        ]
+        for ask in (service.parked, service.redrive):
+            for limit in (0, -1, 1.5, True, "5", 10_001):
+                with pytest.raises(InvalidDefinition, match="limit"):
+                    await ask(limit=limit)  # type: ignore[arg-type]
         # What the failed handler wrote is not there.
         assert await seen(conn) == {"a": [1], "b": [1]}
         assert await service.redrive() == 0

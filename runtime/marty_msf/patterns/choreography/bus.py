@@ -42,6 +42,8 @@ NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 FURTHER_CONNECTIONS: Final = 4
 COUNTED: Final = 1000
 MOST_CONCURRENCY: Final = 1000
+#: Shown, or redriven, at once.
+MOST_PARKED: Final = 10_000
 
 HandlerT = TypeVar("HandlerT", bound=EventHandler)
 
@@ -238,7 +240,10 @@ class EventBus:
         await outbox_enqueue.enqueue(conn, event)
 
     async def parked(self, limit: int = 100) -> list[Parked]:
-        """The oldest events whose handler failed for good, and those that wait behind them."""
+        """The oldest events whose handler failed for good, and those that wait behind them. Raises InvalidDefinition,
+        DatabaseUnavailable.
+        """
+        whole_number("limit", limit, MOST_PARKED)
         running = self._at_work()
         with translate():
             async with running.context.pool.acquire() as conn:
@@ -247,8 +252,10 @@ class EventBus:
     async def redrive(self, aggregate_id: str | None = None, *, limit: int = 100) -> int:
         """Handle parked events again, of one aggregate or of up to `limit`; returns how many were handled.
 
-        Each aggregate's events go in their order, up to the first that fails again. Raises DatabaseUnavailable.
+        Each aggregate's events go in their order, up to the first that fails again. Raises InvalidDefinition,
+        DatabaseUnavailable.
         """
+        whole_number("limit", limit, MOST_PARKED)
         key = None if aggregate_id is None else _shown("aggregate_id", aggregate_id, "key").encode()
         running = self._at_work()
         with translate():
@@ -290,6 +297,8 @@ class EventBus:
                     parked = await inbox.count_parked(conn, self._running.consumer, COUNTED)
         except MartyError as error:
             problems, blocked = [str(error), *problems], True
+        if parked:
+            problems.append(_waiting_for_a_person(parked))
         status = "unhealthy" if blocked else "degraded" if problems or parked else "healthy"
         return {"status": status, "problems": problems, "parked_events": parked}
 
@@ -306,6 +315,12 @@ class EventBus:
         if self._running is None:
             raise NotRunning(f"event bus {self._name!r} is not started: await start() first")
         return self._running
+
+
+def _waiting_for_a_person(parked: int) -> str:
+    """`parked` events, or more of them."""
+    number = f"{parked}{' or more' if parked >= COUNTED else ''} event{'' if parked == 1 else 's'}"
+    return f"{number} parked, because a handler failed for good: see parked(), then redrive() or discard()"
 
 
 def _shown(path: str, value: object, member: str) -> str:

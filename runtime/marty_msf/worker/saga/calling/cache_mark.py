@@ -1,12 +1,12 @@
 """`@cached_saga_step`: a handler whose results are used again."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.caching import Cache, of_handler
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+from marty_msf.worker.saga.calling import marks
+from marty_msf.worker.saga.calling.marks import FunctionT
 
 _MARK: Final = "__marty_step_cache__"
 
@@ -24,8 +24,7 @@ def cached_saga_step(ttl: int, key: str | None = None) -> Callable[[FunctionT], 
     cache = of_handler(ttl, key)
 
     def mark(function: FunctionT) -> FunctionT:
-        setattr(function, _MARK, cache)
-        return function
+        return marks.put(function, _MARK, cache, "@cached_saga_step")
 
     return mark
 

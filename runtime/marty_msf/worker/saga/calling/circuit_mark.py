@@ -1,12 +1,12 @@
 """`@circuit_breaker` on a handler: its step gets a circuit breaker, as if its definition said so."""
 
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.core.saga.calling import Breaker
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+from marty_msf.worker.saga.calling import marks
+from marty_msf.worker.saga.calling.marks import FunctionT
 
 MOST_FAILURES: Final = 1000
 LONGEST_SECONDS: Final = 3600
@@ -27,8 +27,7 @@ def circuit_breaker(failure_threshold: int = 5, timeout: int = 60) -> Callable[[
     breaker = Breaker(failure_threshold, timeout)
 
     def mark(function: FunctionT) -> FunctionT:
-        setattr(function, _MARK, breaker)
-        return function
+        return marks.put(function, _MARK, breaker, "@circuit_breaker")
 
     return mark
 

@@ -8,15 +8,17 @@ import contextvars
 import inspect
 import logging
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 import orjson
 
 from marty_msf.core.errors import InvalidDefinition
+from marty_msf.core.resources.saga_step import HANDLER
 from marty_msf.core.saga.caching import Cache
 from marty_msf.core.saga.calling import Breaker
 from marty_msf.core.saga.events import Failed, Rejected, Succeeded, Unusable
@@ -26,17 +28,19 @@ from marty_msf.core.user_values import as_json, said
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.worker.board import Board
 from marty_msf.worker.saga.bounded import bounded
+from marty_msf.worker.saga.calling import marks
 from marty_msf.worker.saga.calling.cache_mark import cache_of
 from marty_msf.worker.saga.calling.calls import Request
 from marty_msf.worker.saga.calling.circuit_mark import breaker_of
+from marty_msf.worker.saga.calling.marks import FunctionT
 from marty_msf.worker.saga.calling.python_caller import StepRejected
 from marty_msf.worker.saga.calling.threads import Threads
 
 logger = logging.getLogger(__name__)
 
 _MARK: Final = "__marty_saga_handler__"
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+#: Names of steps, and of the handlers that definitions name.
+_NAME: Final = re.compile(HANDLER)
 
 
 class StepContext(dict[str, Any]):
@@ -115,16 +119,16 @@ def saga_compensation(step: str | FunctionT) -> Callable[[FunctionT], FunctionT]
 
 
 def _marking(step: str | FunctionT, *, undo: bool) -> Callable[[FunctionT], FunctionT] | FunctionT:
-    if not isinstance(step, str):
-        setattr(step, _MARK, _Mark(step.__name__, undo))
-        return step
-    name = step
+    decorator = "@saga_compensation" if undo else "@saga_step"
+    name = step if isinstance(step, str) else getattr(step, "__name__", None)
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        remedy = f"write {decorator}(\"reserve\"): letters, digits and '_.-', a letter first"
+        raise InvalidDefinition(decorator, f"{step if name is None else name!r} names no step", remedy)
 
     def mark(function: FunctionT) -> FunctionT:
-        setattr(function, _MARK, _Mark(name, undo))
-        return function
+        return marks.put(function, _MARK, _Mark(name, undo), decorator)
 
-    return mark
+    return mark if isinstance(step, str) else mark(step)
 
 
 class Handlers:
