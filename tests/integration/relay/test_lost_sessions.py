@@ -2,22 +2,16 @@
 cancellation, which would end the task of the held events without a word."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import asyncpg
 import pytest
 
 from marty_msf.core.errors import LeaseLost
 from marty_msf.core.records import tail
-from marty_msf.store import leases, outbox, outbox_position
-from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import DEFAULT_TUNING, Message, Partition, Tuning
-from marty_msf.worker.relay.adopting import Who
-from marty_msf.worker.relay.lane_sessions import LaneSessions
-from marty_msf.worker.relay.shared import Shared
-from tests.integration.relay.setup import RESOURCE
-from tests.integration.saga.sagas import pool_of, told
+from marty_msf.worker.broker.producer import Message, Partition, Tuning
+from tests.integration.relay.transactional import transactional_relay
+from tests.integration.saga.sagas import told
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -25,31 +19,6 @@ pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
 LANE = 7
 #: How long a transaction may take: far longer than the test.
 FAR_SECONDS = 100.0
-
-
-@asynccontextmanager
-async def sessions_of_a_lane(url: str, bootstrap: str, tuning: Tuning = DEFAULT_TUNING) -> AsyncIterator[LaneSessions]:
-    async with pool_of(url) as pool:
-        async with pool.acquire() as conn:
-            shared = Shared(await outbox.database_name(conn))
-            who = Who(f"relay:{RESOURCE}", "first", RESOURCE)
-            await outbox_position.own(conn, RESOURCE)
-            held = (await leases.claim(conn, who.scope, who.holder, [LANE], FAR_SECONDS)).held
-        sessions = LaneSessions(
-            pool,
-            KafkaConnection(bootstrap),
-            who,
-            shared,
-            {},
-            tuning=tuning,
-            acknowledge_seconds=FAR_SECONDS,
-            dead_block=True,
-        )
-        await sessions.gained(held)
-        try:
-            yield sessions
-        finally:
-            await sessions.stop()
 
 
 def one_event(topic: str) -> Mapping[Partition, Sequence[Message]]:
@@ -67,7 +36,9 @@ async def test_a_transaction_that_waits_for_its_commit_ends_with_its_lane(
         await goes_on.wait()
         return "a note"
 
-    async with sessions_of_a_lane(postgres_url, kafka_bootstrap) as sessions:
+    async with transactional_relay(postgres_url, kafka_bootstrap, "first", acknowledge_seconds=FAR_SECONDS) as parts:
+        sessions = parts.sessions
+        await parts.take_lanes()
         transacting = asyncio.create_task(sessions.transact(sessions.of(LANE), one_event(topic_factory()), note, []))
         async with asyncio.timeout(20):
             await asked.wait()
@@ -81,7 +52,11 @@ async def test_a_held_event_on_its_way_is_told_by_an_error_that_its_lane_is_lost
     postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
 ) -> None:
     """Naive: a CancelledError comes out of it, and the sender of held events is never heard of again."""
-    async with sessions_of_a_lane(postgres_url, kafka_bootstrap, Tuning(linger_ms=50_000)) as sessions:
+    async with transactional_relay(
+        postgres_url, kafka_bootstrap, "first", tuning=Tuning(linger_ms=50_000), acknowledge_seconds=FAR_SECONDS
+    ) as parts:
+        sessions = parts.sessions
+        await parts.take_lanes()
         delivering = asyncio.create_task(sessions.deliver(LANE, one_event(topic_factory())))
         session = sessions.of(LANE)
         await eventually(told(lambda: session.producer is not None and bool(session.producer._unacknowledged)))

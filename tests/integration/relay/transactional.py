@@ -8,7 +8,7 @@ from typing import Any
 from marty_msf.core.lanes import LANES
 from marty_msf.store import leases, outbox, outbox_position
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import DEFAULT_TUNING, KafkaProducer
+from marty_msf.worker.broker.producer import DEFAULT_TUNING, KafkaProducer, Tuning
 from marty_msf.worker.relay.adopting import Who
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.lane_publisher import LanePublisher
@@ -72,6 +72,8 @@ async def transactional_relay(
     wrap_pool: Any = None,
     wrap_sessions: Any = None,
     resource: str = RESOURCE,
+    tuning: Tuning = DEFAULT_TUNING,
+    acknowledge_seconds: float = 10,
     **spec: Any,
 ) -> AsyncIterator[Parts]:
     """Its parts; the wrappers record what is done with the pool and the sessions."""
@@ -87,8 +89,8 @@ async def transactional_relay(
             Who(f"relay:{resource}", holder, resource),
             shared,
             limits,
-            tuning=DEFAULT_TUNING,
-            acknowledge_seconds=10,
+            tuning=tuning,
+            acknowledge_seconds=acknowledge_seconds,
             dead_block=True,
         )
         relay = Relay(

@@ -75,8 +75,7 @@ class Commands:
         it = Open(live, call, form, idempotency_key(live.definition, live.text, call), done)
         if (former := self._open.get(it.key)) is not None:
             # Of a time before the lane was lost and came back.
-            self._close(former)
-            former.done(former.live, former.call, None)
+            self._give_up(former)
         self._open[it.key] = it
         self._unsent.setdefault(live, []).append(it)
         self._queue.append(it)
@@ -87,8 +86,7 @@ class Commands:
     def withdraw(self, lanes: Collection[int]) -> Iterator[tuple[Live, Call]]:
         """Give up the calls of these lanes; yields those whose commands were not sent. Replies of the others are kept."""
         for it in [it for it in self._open.values() if it.live.lane in lanes]:
-            self._close(it)
-            it.done(it.live, it.call, None)
+            self._give_up(it)
             if it.sent_ms is None and not it.live.gone:
                 yield it.live, it.call
 
@@ -96,8 +94,7 @@ class Commands:
         """Give up the calls of this instance that are not to be made now and were not sent; yields them."""
         for it in tuple(self._unsent.get(halted, ())):
             if stands_still(halted.instance, undo=it.call.undo):
-                self._close(it)
-                it.done(it.live, it.call, None)
+                self._give_up(it)
                 yield it.call
 
     def take(self, limit: int) -> list[Open]:
@@ -128,8 +125,7 @@ class Commands:
         if self._open.get(it.key) is not it:
             return False
         if it.live.gone:
-            self._close(it)
-            it.done(it.live, it.call, None)
+            self._give_up(it)
             return False
         return True
 
@@ -209,6 +205,11 @@ class Commands:
         heapq.heappush(self._ends, (end_ms, next(self._ties), it))
         if self._ends[0][2] is it:
             self.timed.set()
+
+    def _give_up(self, it: Open) -> None:
+        """It ends without an outcome."""
+        self._close(it)
+        it.done(it.live, it.call, None)
 
     def _close(self, it: Open) -> None:
         if self._open.get(it.key) is it:
