@@ -76,8 +76,10 @@ async def sagas(mode: str, service: str) -> None:
     while (engine := role.engine) is None or not engine.ready.is_set():
         await asyncio.sleep(0.01)
 
+    loop = asyncio.get_running_loop()
+
     async def one(number: int) -> str:
-        end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        end: asyncio.Future[str] = loop.create_future()
         waiting[number] = end
         await engine.start(f"order-{number}", {"order": number})
         return await end

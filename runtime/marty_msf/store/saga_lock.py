@@ -44,7 +44,7 @@ class Answer:
 
 TURN: Final = """
 SELECT instance, outcome, before FROM marty.turn_saga_locks(
-    $1, $2, $3::bigint[], $4::uuid[], $5::integer[], $6::uuid[], $7::integer[], $8::text[], $9::integer[], $10::boolean[])
+    $1, $2, $3::text::bigint[], $4::uuid[], $5::integer[], $6::uuid[], $7::integer[], $8::text[], $9::integer[], $10::boolean[])
 """
 
 

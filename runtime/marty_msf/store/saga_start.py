@@ -55,7 +55,7 @@ WITH asked AS MATERIALIZED (
 ), held AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
-     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($8::bigint[])[l.lane + 1]
+     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($8::text::bigint[])[l.lane + 1]
        AND l.lane = ANY (ARRAY(SELECT lane FROM asked))
      ORDER BY l.lane FOR SHARE OF l
 ), mask AS MATERIALIZED (
@@ -124,7 +124,8 @@ async def start(
         by_lane(epochs),
         revision,
         slot,
-        [new.traceparent for new in instances],
+        # `unnest` fills up with NULL.
+        [new.traceparent for new in instances] if any(new.traceparent for new in instances) else [],
     )
     placed: dict[str, Placed] = {}
     for key, lane, created, running, found in rows:

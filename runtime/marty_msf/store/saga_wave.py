@@ -8,6 +8,7 @@ from uuid import UUID
 from asyncpg import Connection
 
 from marty_msf.core.lanes import LANES
+from marty_msf.store.columns import plain
 
 
 @dataclass(slots=True)
@@ -32,21 +33,21 @@ WAVE: Final = """
 WITH held AS MATERIALIZED (
     SELECT l.lane
       FROM marty.lease AS l
-     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($4::bigint[])[l.lane + 1]
+     WHERE l.scope = $2 AND l.holder = $3 AND l.epoch = ($4::text::bigint[])[l.lane + 1]
      ORDER BY l.lane FOR SHARE OF l
 ), mask AS MATERIALIZED (
     SELECT coalesce(bit_or(1::bigint << lane), 0) AS lanes FROM held
 ), journaled AS (
     INSERT INTO marty.saga_journal (id, seq, entry)
     SELECT m.id, m.seq, m.entry
-      FROM unnest($5::uuid[], $6::integer[], $7::integer[], $8::bytea[]) AS m (id, seq, lane, entry)
+      FROM unnest($5::uuid[], $6::text::integer[], $7::text::integer[], $8::bytea[]) AS m (id, seq, lane, entry)
      WHERE ((SELECT lanes FROM mask) >> m.lane) & 1 = 1
 ), changed AS (
     UPDATE marty.saga_instance AS i
        SET state = c.state,
            error = nullif(c.error, ''),
            ended_at = CASE WHEN c.state IN ('Completed', 'Compensated', 'Failed', 'Cancelled') THEN clock_timestamp() END
-      FROM unnest($9::uuid[], $10::integer[], $11::text[], $12::text[], $14::boolean[])
+      FROM unnest($9::uuid[], $10::text::integer[], $11::text::text[], $12::text[], $14::text::boolean[])
         AS c (id, lane, state, error, parked_before)
      WHERE i.id = c.id AND ((SELECT lanes FROM mask) >> c.lane) & 1 = 1
     RETURNING i.state, i.error, c.parked_before, extract(epoch FROM i.ended_at - i.started_at) * 1000 AS duration_ms
@@ -94,22 +95,22 @@ async def write(
         holder,
         by_lane(epochs),
         wave.ids,
-        wave.seqs,
-        wave.lanes,
+        plain(wave.seqs),
+        plain(wave.lanes),
         wave.entries,
         wave.changed_ids,
-        wave.changed_lanes,
-        wave.states,
+        plain(wave.changed_lanes),
+        plain(wave.states),
         wave.errors,
         slot,
-        wave.parked_before,
+        plain(wave.parked_before),
     )
     return frozenset(row[0] for row in rows)
 
 
-def by_lane(epochs: Mapping[int, int]) -> list[int]:
-    """Epochs as an array whose element n belongs to lane n; no epoch is negative, so -1 matches no lease."""
-    return [epochs.get(lane, -1) for lane in range(LANES)]
+def by_lane(epochs: Mapping[int, int]) -> str:
+    """Epochs as a parameter `$n::text::bigint[]` whose element n belongs to lane n; no epoch is negative, so -1 matches no lease."""
+    return plain([epochs.get(lane, -1) for lane in range(LANES)])
 
 
 # A plan made while the tables were tiny would scan them from end to end, and be kept while they grow. There is one plan

@@ -1,6 +1,8 @@
 """Starting instances: whoever asks at the same time shares one statement and one commit."""
 
 import asyncio
+import os
+import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
@@ -22,6 +24,11 @@ from marty_msf.worker.saga.memory import Live, Memory
 
 BATCH_LIMIT: Final = 1000
 KEY_CHARACTERS: Final = 512
+#: Of ids, which are no secrets: the system's own bits, a call of the kernel for each, would take longer than the rest of an id. Not the
+#: generator that all share, because programs seed that one to repeat what they did, and processes would give one id twice.
+_random: Final = random.Random()  # noqa: S311
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 _INTERRUPTED: Final = "the start was interrupted: ask again with the same key"
 
 
@@ -208,7 +215,7 @@ def prepare(
     if problem := members_problem(plain) or size_problem(encoded, START_LIMIT_BYTES):
         raise InvalidDefinition("context", *problem.split(": ", 1))
     now = now_ms()
-    id_ = saga_start.instance_id(uuid7(now, secrets.randbits(RANDOM_BITS)))
+    id_ = saga_start.instance_id(uuid7(now, _random.getrandbits(RANDOM_BITS)))
     text = str(id_)
     begun = begin(definition, plain, text, now)
     live = Live(id_, text, -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)

@@ -55,7 +55,7 @@ class _Draft:
     seq: int
     commands: Commands = ()
     #: Verbs that were applied (None), or why they were not.
-    verbs: list[tuple[Verb, str | None]] = field(default_factory=list)
+    verbs: Sequence[tuple[Verb, str | None]] = ()
 
 
 @dataclass(slots=True)
@@ -195,10 +195,11 @@ class Waves:
             for live, draft in sheet.drafts.items():
                 if live.gone or live.lane in refused:
                     continue
-                live.instance, live.bodies, live.seq = draft.instance, draft.bodies, draft.seq
+                after = live.instance = draft.instance
+                live.bodies, live.seq = draft.bodies, draft.seq
                 self.obey(live, draft.commands)
                 ended += live.gone
-                if (draft.instance.paused_ms is not None or draft.instance.closing) and in_flight(draft.instance):
+                if (after.paused_ms is not None or after.closing) and in_flight(after):
                     self._halted(live)
                 for verb, refusal in draft.verbs:
                     self._verb_settled(live, verb, refusal)
@@ -281,7 +282,7 @@ class Waves:
         if not isinstance(event, verbs.VERBS):
             return True
         refusal = verbs.refusal(draft.live.definition, draft.instance, event, now)
-        draft.verbs.append((event, refusal))
+        draft.verbs = (*draft.verbs, (event, refusal))
         self._sheet.drafts[draft.live] = draft
         return refusal is None
 
