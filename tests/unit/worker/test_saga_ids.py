@@ -7,7 +7,7 @@ from marty_msf.worker.saga.starts import prepare
 from tests.unit.core.saga.definitions import ORDER
 
 #: Of the text of an id: behind the time, which processes share.
-RANDOM = slice(15, None)
+RANDOM = slice(19, None)
 
 
 def made() -> str:
@@ -31,7 +31,7 @@ def made_by_a_fork() -> str:
 def test_forks_of_one_process_give_ids_of_their_own() -> None:
     ids = {it[RANDOM] for it in (made_by_a_fork(), made_by_a_fork(), made())}
     assert len(ids) == 3
-    assert all(len(it) == 21 for it in ids)
+    assert all(len(it) == 17 for it in ids)
 
 
 def test_a_program_that_repeats_its_chances_does_not_repeat_its_ids() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
@@ -12,14 +13,13 @@ from asyncpg import Connection
 
 from marty_msf.core.errors import DatabaseUnavailable, InvalidDefinition, LockUnavailable
 from marty_msf.core.saga.definition import Definition
-from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
+from marty_msf.core.saga.identity import CHANCE_BITS, uuid7_in_order
 from marty_msf.core.saga.instance import NESTING_LIMIT, START_LIMIT_BYTES, Commands, members_problem, size_problem
 from marty_msf.core.saga.journal import begin
 from marty_msf.core.user_values import as_json, keepable
 from marty_msf.core.value import value
 from marty_msf.store import saga_start
 from marty_msf.store.database import translate
-from marty_msf.worker.saga.clock import now_ms
 from marty_msf.worker.saga.memory import Live, Memory
 
 BATCH_LIMIT: Final = 1000
@@ -214,8 +214,9 @@ def prepare(
     plain = orjson.loads(encoded)
     if problem := members_problem(plain) or size_problem(encoded, START_LIMIT_BYTES):
         raise InvalidDefinition("context", *problem.split(": ", 1))
-    now = now_ms()
-    id_ = saga_start.instance_id(uuid7(now, _random.getrandbits(RANDOM_BITS)))
+    now_ns = time.time_ns()
+    now = now_ns // 1_000_000
+    id_ = saga_start.instance_id(uuid7_in_order(now_ns, _random.getrandbits(CHANCE_BITS)))
     text = str(id_)
     begun = begin(definition, plain, text, now)
     live = Live(id_, text, -1, definition, now, begun.instance, 1, begun.bodies, traceparent=traceparent)

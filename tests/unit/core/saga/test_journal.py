@@ -20,7 +20,7 @@ from marty_msf.core.saga.events import (
     Unusable,
     Withdrawn,
 )
-from marty_msf.core.saga.identity import RANDOM_BITS, uuid7
+from marty_msf.core.saga.identity import CHANCE_BITS, RANDOM_BITS, uuid7, uuid7_in_order
 from marty_msf.core.saga.instance import Instance, State
 from marty_msf.core.saga.journal import decode, encode, fold
 from tests.unit.core.saga.definitions import ORDER, spec
@@ -94,3 +94,13 @@ def test_ids_are_version_7_and_sort_by_time(now_ms: int, random: int) -> None:
     assert made.int >> 80 == now_ms
     if now_ms:
         assert uuid7(now_ms - 1, 2**RANDOM_BITS - 1) < made.bytes
+
+
+@given(st.integers(0, 2**48 * 1_000_000 - 1), st.integers(0, 2**CHANCE_BITS - 1))
+def test_ids_that_a_process_makes_are_in_their_order(now_ns: int, chance: int) -> None:
+    made = UUID(bytes=uuid7_in_order(now_ns, chance))
+    assert (made.version, made.variant) == (7, "specified in RFC 4122")
+    assert made.int >> 80 == now_ns // 1_000_000
+    # A quarter of a microsecond is what twelve bits tell apart.
+    if now_ns >= 250:
+        assert uuid7_in_order(now_ns - 250, 2**CHANCE_BITS - 1) < made.bytes
