@@ -26,7 +26,11 @@ _ID: Final = header_start("ce_id", 36)
 _TIME: Final = header_start("ce_time", len("2026-01-01T00:00:00.000000Z"))
 _SUBJECT: Final = header_start("ce_subject")
 #: The fraction of a second that ends a time, and the beginning of the header behind it.
-_MICROS_AND_SUBJECT: Final = b".%06dZ" + _SUBJECT
+_MICROS: Final = b".%06dZ"
+_MICROS_AND_SUBJECT: Final = _MICROS + _SUBJECT
+#: Headers besides an event's own: the four that `_share` writes, id and time; of one with an order also subject and sequence.
+_LOOSE_HEADERS: Final = 6
+_HEADERS: Final = 8
 #: By the number of digits.
 _SEQUENCES: Final = [header_start(SEQUENCE, digits) for digits in range(20)]
 
@@ -62,7 +66,7 @@ class Encoder:
 
     def __init__(self, database: str) -> None:
         self._database = database
-        #: (event type, aggregate type, number of own headers) -> everything before the event's id.
+        #: (event type, aggregate type, number of headers) -> everything before the event's id.
         self._shared: dict[tuple[str, str, int], bytes] = {}
         #: Events come in runs of the same second; the header of the time up to its fraction.
         self._second = -1
@@ -83,11 +87,11 @@ class Encoder:
 
         `key` is a whole field (records.field); `time` is in microseconds since the epoch; `own` is what `own` says.
         """
-        kind = (event_type, aggregate_type, len(own))
+        kind = (event_type, aggregate_type, _HEADERS + len(own))
         shared = self._shared.get(kind) or self._share(*kind)
         second, micros = divmod(time, 1_000_000)
         if second != self._second:
-            self._second, self._time = second, _TIME + _second(second)
+            self._begin_second(second)
         number = b"%d" % sequence
         return b"".join(
             (
@@ -104,6 +108,29 @@ class Encoder:
                 *own,
             )
         )
+
+    def loose_tail(
+        self,
+        event_id: str,
+        event_type: str,
+        aggregate_type: str,
+        key: bytes,
+        subject: bytes | None,
+        payload: bytes,
+        time: int,
+        own: Sequence[bytes] = (),
+    ) -> bytes:
+        """As `tail`, of an event without an order: its key is not its subject, or it has neither.
+
+        `key` and `subject` are whole fields (records.field), also the key that is none; without an aggregate there is no subject.
+        """
+        kind = (event_type, aggregate_type, _LOOSE_HEADERS + (subject is not None) + len(own))
+        shared = self._shared.get(kind) or self._share(*kind)
+        second, micros = divmod(time, 1_000_000)
+        if second != self._second:
+            self._begin_second(second)
+        about = (_MICROS % micros,) if subject is None else (_MICROS_AND_SUBJECT % micros, subject)
+        return b"".join((key, varint(len(payload)), payload, shared, event_id.encode(), self._time, *about, *own))
 
     @staticmethod
     def own(headers: str) -> Sequence[bytes] | None:
@@ -149,12 +176,15 @@ class Encoder:
             attributes.extend((name, value.encode()) for name, value in named.items())
         return tail(key, payload, [*attributes, *more])
 
-    def _share(self, event_type: str, aggregate_type: str, own: int) -> bytes:
+    def _begin_second(self, second: int) -> None:
+        self._second, self._time = second, _TIME + _second(second)
+
+    def _share(self, event_type: str, aggregate_type: str, headers: int) -> bytes:
         if len(self._shared) >= _REMEMBERED:
             self._shared.clear()
         named = (_SPEC_VERSION, ("ce_type", event_type.encode()), source(self._database, aggregate_type), _JSON)
-        made = varint(len(named) + 4 + own) + b"".join(header(name, value) for name, value in named) + _ID
-        self._shared[event_type, aggregate_type, own] = made
+        made = varint(headers) + b"".join(header(name, value) for name, value in named) + _ID
+        self._shared[event_type, aggregate_type, headers] = made
         return made
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import methodcaller
 from typing import Any, Final
+from zlib import crc32
 
 import orjson
 
@@ -68,6 +69,7 @@ def split(rows: Sequence[Row], start: Positions, end: Positions, size: int) -> l
     return batches
 
 
+NO_KEY: Final = field(None)
 #: What the extras of an event that has a priority only say.
 PRIORITY_ALONE: Final = {
     str(priority): {"key": None, "max_attempts": None, "after": None, "priority": priority} for priority in (0, 2)
@@ -92,23 +94,31 @@ class Encoder:
     def __init__(self, database: str) -> None:
         self._events = cloudevents.Encoder(database)
         self._partitioner = Partitioner()
-        #: Aggregate id -> the key as a field, and its hash: few aggregates make most events.
+        #: Key -> the key as a field, and its hash: few aggregates make most events.
         self._keys: dict[str, tuple[bytes, int]] = {}
 
     def encode(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Message]]:
         """`partitions` has the number of partitions of every topic that occurs."""
         messages: dict[Partition, list[Message]] = {}
-        known, usual, own_headers = self._keys, self._events.tail, self._events.own
+        known, usual, loose, own_headers = self._keys, self._events.tail, self._events.loose_tail, self._events.own
         for row in rows:
             id_, _, event_id, topic, event_type, aggregate_type, aggregate_id, payload, own, time, more = row
             named = () if own is None else own_headers(own)
             if (
                 named is not None
                 and aggregate_id is not None
-                and (more is None or more in PRIORITY_ALONE or extras(more)["key"] in (None, aggregate_id))
+                and (more is None or more in PRIORITY_ALONE or _own_key(more, aggregate_id) is None)
             ):
                 key, hashed = known.get(aggregate_id) or self._learn(aggregate_id)
                 message = usual(event_id, event_type, aggregate_type, key, payload, time, id_, named)
+                partition = (topic, hashed % partitions[topic])
+            elif named is not None:
+                if more is None or (own_key := _own_key(more, aggregate_id)) is None:
+                    key, hashed = NO_KEY, crc32(event_id.encode())
+                else:
+                    key, hashed = known.get(own_key) or self._learn(own_key)
+                subject = None if aggregate_id is None else field(aggregate_id.encode())
+                message = loose(event_id, event_type, aggregate_type, key, subject, payload, time, named)
                 partition = (topic, hashed % partitions[topic])
             else:
                 message, partition = self.unusual(row, partitions)
@@ -118,11 +128,11 @@ class Encoder:
                 messages[partition] = [message]
         return messages
 
-    def _learn(self, aggregate_id: str) -> tuple[bytes, int]:
+    def _learn(self, name: str) -> tuple[bytes, int]:
         if len(self._keys) >= KEYS_REMEMBERED:
             self._keys.clear()
-        key = aggregate_id.encode()
-        found = self._keys[aggregate_id] = field(key), murmur2(key)
+        key = name.encode()
+        found = self._keys[name] = field(key), murmur2(key)
         return found
 
     def unusual(
@@ -136,7 +146,7 @@ class Encoder:
         message = self._events.unusual_tail(
             event_id, event_type, aggregate_type, key, subject, payload, time, sequence, own, more
         )
-        return message, (topic, self._partitioner.partition(key or event_id.encode(), partitions[topic]))
+        return message, (topic, self._partition(key, event_id, partitions[topic]))
 
     def placed(self, rows: Sequence[Row], partitions: Mapping[str, int]) -> Mapping[Partition, Sequence[Row]]:
         """The rows behind the messages of `encode`, in the same order."""
@@ -144,9 +154,13 @@ class Encoder:
         for row in rows:
             key, _ = _key_and_order(row[EXTRAS], row[AGGREGATE_ID])
             topic = row[TOPIC]
-            partition = (topic, self._partitioner.partition(key or row[EVENT_ID].encode(), partitions[topic]))
+            partition = (topic, self._partition(key, row[EVENT_ID], partitions[topic]))
             found.setdefault(partition, []).append(row)
         return found
+
+    def _partition(self, key: bytes | None, event_id: str, partitions: int) -> int:
+        """Where Kafka's own clients put the key. Without one any will do, as long as it is the same each time."""
+        return crc32(event_id.encode()) % partitions if key is None else self._partitioner.partition(key, partitions)
 
 
 def _key_and_order(more: str | None, aggregate_id: str | None) -> tuple[bytes | None, bool]:
