@@ -49,6 +49,15 @@ class Target:
     context: str | None
     kubeconfig: str | None
 
+    def refuse(self, **cluster: str | None) -> None:
+        """What names a cluster's resource means nothing beside a database's URL: whoever gives both means one of the two."""
+        named = {**cluster, "--context": self.context, "--kubeconfig": self.kubeconfig}
+        if self.database_url and (beside := [flag for flag, value in named.items() if value]):
+            raise click.UsageError(
+                f"{beside[0]} names a cluster's resource, and --database-url or MARTY_DATABASE_URL a database:"
+                f" leave {beside[0]} out, or unset MARTY_DATABASE_URL"
+            )
+
     def cluster(self) -> "Cluster":
         """The API server. Loads the client only now: it takes half a second. Raises click.ClickException."""
         try:
@@ -63,6 +72,7 @@ class Target:
 
     async def sites(self, name: str | None) -> list[Site]:
         """Where the saga `name` (all sagas without one) is. Raises click.ClickException."""
+        self.refuse()
         if self.database_url:
             async with opened(Site(self.database_url, None, of_cluster=False)) as conn:
                 known = await saga_list.resources(conn)
@@ -82,6 +92,7 @@ class Target:
 
     def outbox(self, name: str | None) -> Site:
         """The database of the OutboxRelay `name`, or of the only one. Raises click.ClickException."""
+        self.refuse(**{"--relay": name, "--namespace": self.namespace})
         if self.database_url:
             return Site(self.database_url, None, of_cluster=False, role=Role.RELAY)
         namespace, _, plain = (name or "").rpartition("/")

@@ -30,7 +30,7 @@ def migrate(wait_seconds: float) -> None:
     Safe to run any number of times and at once; exit code 0 when the database is at the newest version,
     2 when the URL itself is wrong, 1 when the database cannot be used within the wait.
     """
-    if not math.isfinite(wait_seconds):
+    if not (math.isfinite(wait_seconds) and wait_seconds >= 0):
         raise click.UsageError(f"--wait-seconds {wait_seconds} is no number of seconds: give one, for instance 60")
     url = os.environ.get("MARTY_DATABASE_URL")
     if not url:

@@ -69,14 +69,15 @@ async def _status(target: Target, relay: str | None) -> Mapping[str, Any]:
 
 
 @outbox.command("reset-cursor")
-@click.option("--republish", "how", flag_value="republish", help="Publish every retained event again.")
-@click.option("--skip", "how", flag_value="skip", help="Publish none of the events that are there.")
+@click.option("--republish", is_flag=True, help="Publish every retained event again.")
+@click.option("--skip", is_flag=True, help="Publish none of the events that are there.")
 @person_options
 @relay_option
 @target_options
 @output_option
 def reset_cursor(
-    how: str | None,
+    republish: bool,
+    skip: bool,
     person: Person,
     yes: bool,
     dry_run: bool,
@@ -88,9 +89,13 @@ def reset_cursor(
 
     Events that are held or dead stay so. Consumers discard what comes again by ce_martysequence.
     """
-    if how is None:
+    if republish == skip:
         raise click.UsageError("give --republish or --skip: publish what is there again, or not at all")
-    run(_reset(how, person, target, relay, yes=yes, dry_run=dry_run, json=output == "json"))
+    run(
+        _reset(
+            "republish" if republish else "skip", person, target, relay, yes=yes, dry_run=dry_run, json=output == "json"
+        )
+    )
 
 
 async def _reset(

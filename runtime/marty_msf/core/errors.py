@@ -127,6 +127,10 @@ class OutsideTransaction(MartyError):
     """A call that only means something in the caller's transaction came without one; nothing was written."""
 
 
+class TransactionFailed(MartyError):
+    """A transaction in which a statement failed was about to be committed; nothing of it was written."""
+
+
 class HandlersUnusable(MartyError):
     """The module with the user's handlers cannot be imported, or lacks one that the definition names."""
 

@@ -18,9 +18,9 @@ class Identity(NamedTuple):
 
 
 def of_headers(headers: Mapping[str, str]) -> Identity | None:
-    """CloudEvents' identity; None without `ce_id`."""
-    event_id = headers.get("ce_id", "")
-    return of_event(headers.get("ce_source", ""), event_id) if event_id else None
+    """CloudEvents' identity, which is both of them; None without `ce_id` or `ce_source`: other producers use the same ids."""
+    source, event_id = headers.get("ce_source", ""), headers.get("ce_id", "")
+    return of_event(source, event_id) if source and event_id else None
 
 
 def of_event(source: str, event_id: str) -> Identity:

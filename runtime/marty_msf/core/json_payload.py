@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from enum import Enum
 from typing import Any, Final
 
 import orjson
@@ -14,13 +15,15 @@ from marty_msf.core.errors import InvalidEvent
 #: Deeper than what the encoder takes.
 DEPTH: Final = 300
 SHOWN_CHARACTERS: Final = 80
+#: By itself the encoder leaves fields of dataclasses out whose names begin with an underscore.
+_EXACT: Final = orjson.OPT_PASSTHROUGH_DATACLASS
 REMEDY: Final = "give JSON values, dates, UUIDs, decimals and enumerations, or the whole payload as bytes"
 
 
 def encode(value: Any, path: str = "payload") -> bytes:
     """UTF-8. Dates become RFC 3339 (a time without a zone has no offset), decimals text without loss, enumerations their values. Raises InvalidEvent."""
     try:
-        encoded = orjson.dumps(value, default=_plain)
+        encoded = orjson.dumps(value, default=_plain, option=_EXACT)
     except (TypeError, RecursionError) as error:
         where, problem = next(_refused(value, path, 0), (path, str(error)))
         raise InvalidEvent(f"{where}: {problem}: {REMEDY}") from None
@@ -38,7 +41,13 @@ def _plain(value: Any) -> Any:
             return value.model_dump(mode="json")
         case Mapping():
             return dict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
     raise TypeError
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
 
 
 def _refused(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
@@ -47,8 +56,12 @@ def _refused(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
         yield path[:SHOWN_CHARACTERS] + "…", "it is nested too deeply, or contains itself"
         return
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        value = _fields(value)
     match value:
+        case BaseModel():
+            yield from _refused(value.model_dump(mode="json"), path, depth + 1)
+        case Enum():
+            yield from _refused(value.value, path, depth + 1)
         case Mapping():
             for key, item in value.items():
                 if type(key) is not str:
@@ -62,12 +75,15 @@ def _refused(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
             yield path, f"{value} is no number in JSON"
         case _:
             try:
-                orjson.dumps(value, default=_plain)
+                orjson.dumps(value, default=_plain, option=_EXACT)
             except (TypeError, RecursionError) as error:
                 told = isinstance(value, str | int)
                 yield path, f"{_shown(value)}: {error}" if told else f"{_shown(value)} is no JSON value"
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of a value that is refused anyhow: the refusal must not fail for it
+        text = f"a {type(value).__name__}"
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"

@@ -162,13 +162,16 @@ class Whole:
         return found
 
 
-SHOW: Final = """
-SELECT id, lane, state, in_order, due_at, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error,
+#: A time as far away as a datetime can be: writers may give any that Postgres knows.
+_SHOWABLE: Final = "greatest(least({0}, '9999-01-01Z'), '0002-01-01Z') AS {0}"
+
+SHOW: Final = f"""
+SELECT id, lane, state, in_order, {_SHOWABLE.format("due_at")}, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error,
        held_at, created_at, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, priority, max_attempts,
-       deliver_after, message_key
+       {_SHOWABLE.format("deliver_after")}, message_key
   FROM marty.outbox_held
  WHERE id = $1
-"""
+"""  # noqa: S608  # constants only
 
 
 async def show(conn: Connection, number: int) -> Whole | None:
@@ -192,9 +195,9 @@ async def behind(conn: Connection, it: Whole) -> tuple[int, int | None]:
     return row[0], row[1]
 
 
-STATES: Final = """
-SELECT id, state, due_at FROM marty.outbox_held WHERE id = ANY($1::bigint[]) AND state <> 'Dead'
-"""
+STATES: Final = f"""
+SELECT id, state, {_SHOWABLE.format("due_at")} FROM marty.outbox_held WHERE id = ANY($1::bigint[]) AND state <> 'Dead'
+"""  # noqa: S608  # constants only
 
 
 async def alive(conn: Connection, ids: Sequence[int]) -> dict[int, tuple[str, datetime | None]]:

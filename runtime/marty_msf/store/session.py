@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from marty_msf.core.errors import InvalidDefinition, OutsideTransaction, SchemaOutdated
+from marty_msf.core.errors import InvalidDefinition, OutsideTransaction, SchemaOutdated, TransactionFailed
 
 #: What to do, by the driver whose calls autocommit.
 _REMEDY: Final = "so this would not share the transaction of what it belongs to: {}"
@@ -73,6 +73,23 @@ class AsyncpgSession:
     def block(self) -> AbstractAsyncContextManager[Any]:
         transaction: AbstractAsyncContextManager[Any] = self._connection.transaction()
         return transaction
+
+
+#: SQLSTATE of every statement behind one that failed.
+_FAILED: Final = "25P02"
+
+
+async def check(session: Session) -> None:
+    """Make sure that the transaction can be committed. Raises TransactionFailed."""
+    try:
+        await session.fetch("SELECT 1")
+    except Exception as error:
+        if refusal(error)[0] != _FAILED:
+            raise
+        raise TransactionFailed(
+            "a statement of this block failed and its error was swallowed, so Postgres undoes all of the block, the entry of the "
+            "event as well: let the error leave the block, or put what may fail into a savepoint of its own"
+        ) from error
 
 
 def outside(driver: str, remedy: str) -> OutsideTransaction:

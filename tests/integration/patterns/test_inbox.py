@@ -1,6 +1,7 @@
 """Any consumer effectively-once: whatever Kafka delivers, whoever handles it meanwhile, whenever the process is killed."""
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from marty_msf.core.errors import OutsideTransaction
+from marty_msf.core.errors import OutsideTransaction, TransactionFailed
 from marty_msf.patterns.outbox import Inbox
 from tests.integration.patterns.inbox_pass import EFFECT, HEADERS
 from tests.support.drivers import DRIVERS, Driver, alchemy_url
@@ -88,6 +89,19 @@ async def test_what_failed_is_rolled_back_alone_and_the_callers_transaction_goes
     assert (await stock.fetchval(LEFT), await stock.fetchval(KEPT)) == (9, 0)
 
 
+async def test_an_error_that_the_block_swallows_does_not_pass_for_a_commit(
+    driver: Driver, stock: asyncpg.Connection
+) -> None:
+    """Naive: Postgres rolls back without a word, the offset is stored, and the event is lost."""
+    with pytest.raises(TransactionFailed, match="savepoint of its own"):
+        async with Inbox("stock").once(driver.given, HEADERS):
+            await driver.execute(EFFECT)
+            with contextlib.suppress(Exception):
+                await driver.execute("SELECT 1 / 0")
+    assert (await stock.fetchval(LEFT), await stock.fetchval(KEPT)) == (10, 0)
+    assert await handle(driver) is True
+
+
 async def test_consumers_of_all_drivers_that_get_an_event_at_once_handle_it_once(
     postgres_url: str, stock: asyncpg.Connection
 ) -> None:
@@ -137,7 +151,7 @@ async def test_a_process_killed_around_its_commit_loses_nothing_and_does_nothing
 async def test_old_entries_are_forgotten_a_few_at_a_time(driver: Driver, stock: asyncpg.Connection) -> None:
     inbox = Inbox("stock", remember_hours=24)
     for n in range(5):
-        await handle(driver, {"ce_id": f"e-{n}"})
+        await handle(driver, {**HEADERS, "ce_id": f"e-{n}"})
     await handle(driver, consumer="another")
     await stock.execute("UPDATE marty.inbox SET handled_at = now() - interval '25 hours' WHERE event_id <> 'e-4'")
     assert [await inbox.prune(driver.given, 3), await inbox.prune(driver.given, 3)] == [3, 1]

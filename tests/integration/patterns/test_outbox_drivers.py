@@ -117,6 +117,8 @@ async def test_a_refused_event_leaves_the_transaction_as_it_was(driver: Driver, 
             await repository.enqueue_events([event(), event(topic="no topic")])
         with pytest.raises(InvalidEvent, match=r"^traceparent: a int is no text"):
             await repository.enqueue_event(**event(traceparent=7))
+        with pytest.raises(InvalidEvent, match=r"^aggregate_id: is given beside a mapping"):
+            await repository.enqueue_event(event(), aggregate_id="order-7")
         with pytest.raises(InvalidEvent, match=r"^traceparent: 'garbage' is no W3C traceparent: give 00-"):
             await repository.enqueue_event(**event(traceparent="garbage"))
         with pytest.raises(InvalidEvent, match=r"^events\[0\]\.headers\['traceparent'\]: '00-1' is no W3C"):

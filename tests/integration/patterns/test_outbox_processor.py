@@ -204,3 +204,41 @@ async def test_a_repository_of_another_database_is_noticed(
 def test_a_processor_without_a_broker_is_refused() -> None:
     with pytest.raises(InvalidDefinition, match="create_kafka_message_broker"):
         EnhancedOutboxProcessor()
+
+
+def at_work() -> set[str]:
+    """What runs beside the test."""
+    return {task.get_coro().__qualname__ for task in asyncio.all_tasks() if task is not asyncio.current_task()}  # type: ignore[union-attr]
+
+
+async def test_of_two_starts_at_once_one_is_refused(postgres_url: str, kafka_bootstrap: str) -> None:
+    """Naive: both run, and the first one is never stopped."""
+    before, it = at_work(), processor(postgres_url, kafka_bootstrap)
+    done = await asyncio.gather(it.start(), it.start(), return_exceptions=True)
+    assert [type(each) for each in done] == [type(None), NotRunning]
+    await it.stop()
+    assert at_work() == before
+
+
+async def test_a_stop_that_is_given_up_is_done_all_the_same(postgres_url: str, kafka_bootstrap: str) -> None:
+    """Naive: what was not let go of stays for ever, because a second stop finds nothing that runs."""
+    before, it = at_work(), processor(postgres_url, kafka_bootstrap)
+    await it.start()
+    stopping = asyncio.create_task(it.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    await it.stop()
+    assert at_work() == before
+
+
+async def test_a_stop_waits_for_the_start_under_way(postgres_url: str, kafka_bootstrap: str) -> None:
+    before, it = at_work(), processor(postgres_url, kafka_bootstrap)
+    starting = asyncio.create_task(it.start())
+    await asyncio.sleep(0)
+    await it.stop()
+    await starting
+    with pytest.raises(NotRunning):
+        it.get_metrics()
+    assert at_work() == before

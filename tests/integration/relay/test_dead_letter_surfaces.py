@@ -87,6 +87,17 @@ async def test_one_is_shown_with_all_that_is_known(postgres_url: str, conn: asyn
     assert (await dlq(postgres_url, "show", str(binary), "-o", "json")).json["payload_base64"] == "/wA="
 
 
+async def test_one_whose_time_no_calendar_of_ours_has_is_shown(postgres_url: str, conn: asyncpg.Connection) -> None:
+    dead, waiting = await held(conn), await held(conn, state="Waiting")
+    for time in ("4700-01-01 BC", "294000-01-01", "infinity"):
+        await conn.execute(f"UPDATE marty.outbox_held SET deliver_after = '{time}'")
+        await conn.execute(f"UPDATE marty.outbox_held SET due_at = '{time}' WHERE id = {waiting}")
+        assert (await dlq(postgres_url, "show", str(dead))).code == 0
+        assert (await dlq(postgres_url, "show", str(waiting))).code == 0
+        refused = await dlq(postgres_url, "redrive", str(waiting), "--yes")
+        assert (refused.code, f"event {waiting}" in refused.err) == (1, True)
+
+
 @pytest.mark.parametrize("verb", ["redrive", "discard"])
 async def test_a_verb_is_looked_at_and_done(postgres_url: str, conn: asyncpg.Connection, verb: str) -> None:
     number = await held(conn)
@@ -140,6 +151,11 @@ async def test_an_event_is_edited_from_a_file(postgres_url: str, conn: asyncpg.C
         (("edit", "7"), 2, "give --payload or --headers"),
         (("edit", "7", "--payload", "@/nowhere"), 2, "--payload: @/nowhere: "),
         (("edit", "7", "--payload", "{}"), 1, "event 7 is not held"),
+        # The database is given, so they would be ignored.
+        (("list", "--relay", "orders"), 2, "--relay names a cluster's resource"),
+        (("list", "-n", "prod"), 2, "--namespace names a cluster's resource"),
+        (("list", "--context", "prod"), 2, "leave --context out, or unset MARTY_DATABASE_URL"),
+        (("list", "--kubeconfig", "/x"), 2, "--kubeconfig names a cluster's resource"),
     ],
 )
 async def test_what_is_wrong_is_told_with_a_remedy(
@@ -170,6 +186,7 @@ async def test_the_cursor_is_reset_after_a_restore(postgres_url: str, conn: asyn
     sound = await marty(postgres_url, "reset-cursor", "--skip", "--yes", group="outbox")
     await conn.execute("UPDATE marty.outbox_position SET system_identifier = 1")
     neither = await marty(postgres_url, "reset-cursor", group="outbox")
+    assert (await marty(postgres_url, "reset-cursor", "--skip", "--republish", group="outbox")).code == 2
     looked = await marty(postgres_url, "reset-cursor", "--republish", "--dry-run", group="outbox")
     assert await conn.fetchval("SELECT count(*) FROM marty.outbox_position WHERE system_identifier = 1") == 64
     done = await marty(postgres_url, "reset-cursor", "--republish", "--yes", group="outbox")

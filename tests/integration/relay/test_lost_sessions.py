@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import asyncpg
 import pytest
 
-from marty_msf.core.errors import LeaseLost
+from marty_msf.core.errors import BrokerUnavailable, LeaseLost, NotSent, TopicUnavailable
 from marty_msf.core.records import tail
 from marty_msf.worker.broker.producer import Message, Partition, Tuning
+from marty_msf.worker.relay import lane_sessions
 from tests.integration.relay.transactional import transactional_relay
 from tests.integration.saga.sagas import told
+from tests.support.kafka import delete_topics
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -63,3 +65,40 @@ async def test_a_held_event_on_its_way_is_told_by_an_error_that_its_lane_is_lost
         sessions.dropped([LANE])
         with pytest.raises(LeaseLost):
             await asyncio.wait_for(delivering, 20)
+
+
+async def test_held_events_go_on_after_an_outage_that_outlasts_their_renewal(
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Naive: the lane's session stays failed, and each later delivery is refused until the lane has traffic or moves."""
+    topic, real = topic_factory(), lane_sessions.fence
+
+    async def away(*_: object) -> None:
+        raise BrokerUnavailable("Kafka is away")
+
+    async with transactional_relay(postgres_url, kafka_bootstrap, "first") as parts:
+        await parts.take_lanes()
+        monkeypatch.setattr(lane_sessions, "fence", away)
+        for _ in range(2):
+            with pytest.raises((BrokerUnavailable, TopicUnavailable)) as told_of:
+                await parts.sessions.deliver(LANE, {(f"{topic}-missing", 0): [tail(b"key", b"value", [])]})
+            assert not isinstance(told_of.value, NotSent)
+        monkeypatch.setattr(lane_sessions, "fence", real)
+        await parts.sessions.deliver(LANE, one_event(topic))
+
+
+async def test_a_transaction_whose_topic_is_deleted_fails_long_before_its_deadline(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: the client asks for the topic again and again, and all lanes wait for that transaction."""
+    topic = topic_factory()
+    async with transactional_relay(postgres_url, kafka_bootstrap, "first", acknowledge_seconds=FAR_SECONDS) as parts:
+        await parts.take_lanes()
+        await parts.sessions.deliver(LANE, one_event(topic))
+        delete_topics(kafka_bootstrap, [topic])
+        with pytest.raises(TopicUnavailable, match=topic):
+            await asyncio.wait_for(parts.sessions.deliver(LANE, one_event(topic)), 40)

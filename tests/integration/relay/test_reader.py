@@ -94,3 +94,13 @@ async def test_a_small_pool_has_no_connection_to_spare(postgres_url: str) -> Non
     assert pool.get_idle_size() == pool.get_size() == 1
     await reader.close()
     await pool.close()
+
+
+async def test_the_end_of_its_pool_is_no_error_of_its_own(postgres_url: str) -> None:
+    """Naive: it hides what the pool was closed for."""
+    pool = await open_pool(postgres_url, 4, "test")
+    reader = Reader(pool)
+    async with reader.connection() as conn:
+        assert await conn.fetchval("SELECT 1") == 1
+    pool.terminate()
+    await reader.close()

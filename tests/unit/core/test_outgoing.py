@@ -29,6 +29,15 @@ class Model(BaseModel):
 @dataclasses.dataclass
 class Line:
     sku: str
+    _batch: int = 7
+
+
+class Measured(BaseModel):
+    grams: float
+
+
+class Range(Enum):
+    OPEN = (0, math.inf)
 
 
 class Unspeakable:
@@ -60,7 +69,7 @@ def test_values_that_json_has_no_word_for_are_written_without_loss() -> None:
         "total": "10.10",
         "id": "00000000-0000-0000-0000-000000000007",
         "colour": "red",
-        "line": {"sku": "a"},
+        "line": {"sku": "a", "_batch": 7},
         "model": {"price": "1.50"},
         "frozen": {"a": 1},
         "pair": [1, None],
@@ -78,6 +87,9 @@ itself["again"] = [itself]
         ({"a": {1: 2}}, r"^payload\.a: its key 1 is no text"),
         ({"odd key": b"x"}, r"^payload\['odd key'\]: b'x' is no JSON value"),
         ({"a": math.nan}, r"^payload\.a: nan is no number in JSON"),
+        ({"a": Measured(grams=math.nan)}, r"^payload\.a\.grams: nan is no number in JSON"),
+        ({"a": Range.OPEN}, r"^payload\.a\[1\]: inf is no number in JSON"),
+        ({"a": Unspeakable()}, r"^payload\.a: a Unspeakable is no JSON value"),
         ({"a": [None, -math.inf]}, r"^payload\.a\[1\]: -inf is no number"),
         ({"a": 2**70}, r"^payload\.a: 1180591620717411303424: Integer exceeds"),
         ({"a": "\ud800"}, r"^payload\.a: '\\ud800': "),

@@ -56,14 +56,26 @@ def test_the_headers_say_who_an_event_is(message: Any) -> None:
 )
 @pytest.mark.parametrize("kind", [dict, aiokafka, ConfluentMessage])
 def test_ids_that_no_text_can_hold_stay_apart(kind: Any, one: Any, other: Any) -> None:
-    assert identity_of(kind([("ce_id", one)])) != identity_of(kind([("ce_id", other)]))
+    shop = ("ce_source", b"/shop")
+    assert identity_of(kind([("ce_id", one), shop])) != identity_of(kind([("ce_id", other), shop]))
 
 
 def test_an_id_in_a_buffer_is_its_bytes() -> None:
-    assert identity_of([("ce_id", memoryview(b"e-1"))]) == identity_of([("ce_id", bytearray(b"e-1"))]) == ("", "e-1")
+    made = [identity_of([("ce_id", kind(b"e-1")), ("ce_source", b"/shop")]) for kind in (memoryview, bytearray)]
+    assert made == [("/shop", "e-1")] * 2
 
 
-@pytest.mark.parametrize("message", [aiokafka(()), ConfluentMessage(None), ConfluentMessage([("ce_id", b"")])])
+@pytest.mark.parametrize(
+    "message",
+    [
+        aiokafka(()),
+        ConfluentMessage(None),
+        ConfluentMessage([("ce_id", b"")]),
+        # Two producers may use one id.
+        aiokafka([("ce_id", b"e-1")]),
+        ConfluentMessage([("ce_source", b"/shop")]),
+    ],
+)
 def test_a_message_without_an_id_is_known_by_its_place(message: Any) -> None:
     assert identity_of(message) == ("kafka:orders/3", "7@1700")
 
@@ -72,6 +84,11 @@ def test_a_message_without_an_id_is_known_by_its_place(message: Any) -> None:
 def test_headers_without_an_id_are_refused_with_what_to_do(message: Any) -> None:
     with pytest.raises(InvalidEvent, match=r"^headers\.ce_id: is missing.*give the Kafka message itself"):
         identity_of(message)
+
+
+def test_headers_without_a_source_are_refused() -> None:
+    with pytest.raises(InvalidEvent, match=r"^headers\.ce_source: is missing"):
+        identity_of({"ce_id": "e-1"})
 
 
 @pytest.mark.parametrize("message", ["", "ce_id", b"x", [("ce_id",)], [7], aiokafka(5), ConfluentMessage("ce_id")])

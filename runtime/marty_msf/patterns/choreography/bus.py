@@ -4,6 +4,7 @@ Publishing goes through the outbox, which a relay (an OutboxRelay, or `marty run
 Kafka itself. Both need the service's own Postgres, and nothing else is shared between services.
 """
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
@@ -34,6 +35,7 @@ from marty_msf.store import inbox, outbox_enqueue
 from marty_msf.store.database import translate
 from marty_msf.store.inbox import Parked
 from marty_msf.worker.board import Board
+from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 
@@ -104,6 +106,8 @@ class EventBus:
         self._board = Board()
         self._running: Running | None = None
         self._stack = AsyncExitStack()
+        #: Held by a start or stop under way.
+        self._changing = asyncio.Lock()
 
     @property
     def handler_timeout_seconds(self) -> float:
@@ -139,46 +143,49 @@ class EventBus:
 
         Raises DatabaseUnavailable, SchemaOutdated, DatabaseMissing; Kafka's absence and later losses are waited out.
         """
-        if self._running:
-            raise NotRunning(f"event bus {self._name!r} runs already: call stop() before the next start()")
-        servers = self._bootstrap_servers
-        if servers is None:
-            servers = from_process().kafka_bootstrap_servers
-        if self._handlers and not servers:
-            raise InvalidDefinition(
-                "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
-            )
-        async with AsyncExitStack() as stack:
-            resource = f"{LIBRARY_NAMESPACE}/{self._name}"
-            size = self._concurrency + FURTHER_CONNECTIONS
-            pool = await stack.enter_async_context(
-                opened(self._database_url, self._data_directory, f"marty-events {resource}", size)
-            )
-            holder = f"{self._name}/{secrets.token_hex(4)}"
-            running = Running(
-                Context(pool, holder, resource, self._board, new_registry(self._board)),
-                self._handlers,
-                connection=connection_of({"bootstrap_servers": servers, **self._kafka_security})
-                if servers
-                else NOWHERE,
-                topics=self._reads,
-                retries=self._retries,
-                timeout_seconds=self._timeout_seconds,
-                remember_hours=self._remember_hours,
-                concurrency=self._concurrency,
-            )
-            self._stack = stack.pop_all()
-        self._running = running
-        running.start()
+        async with self._changing:
+            if self._running:
+                raise NotRunning(f"event bus {self._name!r} runs already: call stop() before the next start()")
+            servers = self._bootstrap_servers
+            if servers is None:
+                servers = from_process().kafka_bootstrap_servers
+            if self._handlers and not servers:
+                raise InvalidDefinition(
+                    "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
+                )
+            async with AsyncExitStack() as stack:
+                resource = f"{LIBRARY_NAMESPACE}/{self._name}"
+                size = self._concurrency + FURTHER_CONNECTIONS
+                pool = await stack.enter_async_context(
+                    opened(self._database_url, self._data_directory, f"marty-events {resource}", size)
+                )
+                holder = f"{self._name}/{secrets.token_hex(4)}"
+                running = Running(
+                    Context(pool, holder, resource, self._board, new_registry(self._board)),
+                    self._handlers,
+                    connection=connection_of({"bootstrap_servers": servers, **self._kafka_security})
+                    if servers
+                    else NOWHERE,
+                    topics=self._reads,
+                    retries=self._retries,
+                    timeout_seconds=self._timeout_seconds,
+                    remember_hours=self._remember_hours,
+                    concurrency=self._concurrency,
+                )
+                stack.push_async_callback(running.stop)
+                self._stack = stack.pop_all()
+            self._running = running
+            running.start()
 
     async def stop(self) -> None:
-        """Finish the events in work and let go of Kafka and the database. Does nothing when it does not run."""
-        running, self._running = self._running, None
-        if running:
-            try:
-                await running.stop()
-            finally:
-                await self._stack.aclose()
+        """Finish the events in work and let go of Kafka and the database. Does nothing when it does not run.
+
+        Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
+        """
+        async with self._changing:
+            if self._running:
+                self._running = None
+                await to_its_end(self._stack.aclose())
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:

@@ -55,7 +55,7 @@ class Received:
 
     @classmethod
     def of_record(cls, record: Record) -> "Received":
-        """A Kafka message. Without `ce_id` its place in Kafka identifies it, which no producer repeats."""
+        """A Kafka message. Without `ce_id` or `ce_source` its place in Kafka identifies it, which no producer repeats."""
         headers = {
             name: event_identity.exact(value) if name in event_identity.HEADERS else event_identity.text(value)
             for name, value in record.headers.items()

@@ -11,7 +11,7 @@ from marty_msf.core.event_identity import Identity
 from marty_msf.patterns.arguments import MOST_HOURS, whole_number
 from marty_msf.patterns.choreography.event import Event
 from marty_msf.store import inbox
-from marty_msf.store.session import session_of
+from marty_msf.store.session import check, session_of
 
 #: At once, in one statement.
 MOST_FORGOTTEN: Final = 10_000_000
@@ -44,13 +44,20 @@ class Inbox:
         confluent-kafka, its headers (mapping or pairs), or an Event. Raises InvalidEvent when it does not say who it is, and
         SchemaOutdated (then run `marty migrate`).
 
+        A statement that failed ends the transaction's effects, also when the block swallowed its error: raises
+        TransactionFailed then. Put what may fail into a savepoint of its own.
+
         Effects outside of the transaction may happen again after a crash. Store Kafka's offset after the commit.
         """
         source, event_id = identity_of(event)
         session = session_of(connection)
+        own = not session.in_transaction()
         async with session.block():
             await session.join()
             yield (await inbox.record(session, self._consumer, source, event_id, None)).fresh
+            if own:
+                # The server answers COMMIT of a failed transaction with a rollback, and calls that no error.
+                await check(session)
 
     async def prune(self, connection: Any, limit: int = 1000) -> int:
         """Forget up to `limit` events that were handled longer ago; returns how many. Call it now and then."""
@@ -76,8 +83,9 @@ def identity_of(event: Any) -> Identity:
         )
     found = event_identity.of_headers(texts) or _place(event)
     if found is None:
+        missing = "ce_source" if texts.get("ce_id") else "ce_id"
         raise InvalidEvent(
-            "headers.ce_id: is missing, so nobody can tell the event from others: "
+            f"headers.{missing}: is missing, so nobody can tell the event from others: "
             "give the Kafka message itself, whose place identifies it, or have its producer set ce_id and ce_source"
         )
     return found

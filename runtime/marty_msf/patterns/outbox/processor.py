@@ -1,5 +1,6 @@
 """Publishing the outbox from a process of the application's own, with the relay that the pods of an OutboxRelay run."""
 
+import asyncio
 import secrets
 from contextlib import AsyncExitStack
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from marty_msf.patterns.outbox.status import OutboxMetrics
 from marty_msf.store.database import translate
 from marty_msf.store.session import Session, is_of_this_database
 from marty_msf.worker.board import Board
+from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 
@@ -72,6 +74,8 @@ class EnhancedOutboxProcessor:
         self._board = Board()
         self._running: Running | None = None
         self._stack = AsyncExitStack()
+        #: Held by a start or stop under way.
+        self._changing = asyncio.Lock()
 
     async def start(self) -> None:
         """Connect and publish until `stop`, with the configuration as it is now.
@@ -79,33 +83,38 @@ class EnhancedOutboxProcessor:
         Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`), DatabaseMissing, and InvalidDefinition when
         the repository writes to another database; Kafka's absence and later losses are waited out.
         """
-        if self._running:
-            raise NotRunning("the outbox processor runs already: call stop() before the next start()")
-        spec = self._spec()
-        config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
-        self._board.clear()
-        self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
-        url = self._database_url or getattr(self._session, "url", None)
-        async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(
-                opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)
-            )
-            if url is None and self._session:
-                await _check_database(pool, self._session)
-            holder = f"{NAME}/{secrets.token_hex(4)}"
-            running = Running(
-                Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
-            )
-            await running.start()
-            stack.push_async_callback(running.stop)
-            self._stack = stack.pop_all()
-        self._running = running
+        async with self._changing:
+            if self._running:
+                raise NotRunning("the outbox processor runs already: call stop() before the next start()")
+            spec = self._spec()
+            config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
+            self._board.clear()
+            self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
+            url = self._database_url or getattr(self._session, "url", None)
+            async with AsyncExitStack() as stack:
+                pool = await stack.enter_async_context(
+                    opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)
+                )
+                if url is None and self._session:
+                    await _check_database(pool, self._session)
+                holder = f"{NAME}/{secrets.token_hex(4)}"
+                running = Running(
+                    Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
+                )
+                await running.start()
+                stack.push_async_callback(running.stop)
+                self._stack = stack.pop_all()
+            self._running = running
 
     async def stop(self) -> None:
-        """Let events in flight be acknowledged and let go of Kafka and the database. Does nothing when it does not run."""
-        if self._running:
-            self._running = None
-            await self._stack.aclose()
+        """Let events in flight be acknowledged and let go of Kafka and the database. Does nothing when it does not run.
+
+        Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
+        """
+        async with self._changing:
+            if self._running:
+                self._running = None
+                await to_its_end(self._stack.aclose())
 
     def get_metrics(self) -> OutboxMetrics:
         """Numbers of the whole outbox, as of the last second or two. Raises NotRunning."""

@@ -65,23 +65,26 @@ class EnhancedOutboxRepository:
         Raises InvalidEvent (PayloadTooLarge) and OutsideTransaction before the database is asked: the transaction goes on;
         and SchemaOutdated when the database says so (then run `marty migrate`).
         """
-        if isinstance(topic, Mapping):
-            event = _checked(topic, "")
-        else:
-            event = _event(
-                "",
-                topic=topic,
-                event_type=event_type,
-                payload=payload,
-                aggregate_id=aggregate_id,
-                aggregate_type=aggregate_type,
-                priority=priority,
-                max_delivery_attempts=max_delivery_attempts,
-                headers=headers,
-                key=key,
-                deliver_after=deliver_after,
-                traceparent=traceparent,
+        further = {
+            "event_type": event_type,
+            "payload": payload,
+            "aggregate_id": aggregate_id,
+            "aggregate_type": aggregate_type,
+            "priority": priority,
+            "max_delivery_attempts": max_delivery_attempts,
+            "headers": headers,
+            "key": key,
+            "deliver_after": deliver_after,
+            "traceparent": traceparent,
+        }
+        if not isinstance(topic, Mapping):
+            event = _event("", topic=topic, **further)
+        elif beside := [name for name, value in further.items() if value is not _DEFAULTS[name]]:
+            raise InvalidEvent(
+                f"{beside[0]}: is given beside a mapping, which has all of the event: put it into the mapping"
             )
+        else:
+            event = _checked(topic, "")
         self._refuse_dead_letter_topic(event, "")
         await self._session.join()
         return await outbox_enqueue.enqueue(self._session, event)
@@ -133,8 +136,13 @@ def _event(at: str, *, traceparent: str | None = None, **given: Any) -> Outgoing
     return event
 
 
+_DEFAULTS: Final = {
+    name: it.default
+    for name, it in signature(EnhancedOutboxRepository.enqueue_event).parameters.items()
+    if name != "self"
+}
 #: Of an event that is given as a mapping.
-_NAMES: Final = frozenset(signature(EnhancedOutboxRepository.enqueue_event).parameters) - {"self"}
+_NAMES: Final = frozenset(_DEFAULTS)
 _NEEDED: Final = ("topic", "event_type", "payload")
 
 

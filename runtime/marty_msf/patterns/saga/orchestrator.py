@@ -30,6 +30,7 @@ from marty_msf.patterns.settings import from_process
 from marty_msf.store import saga_instance, saga_lookup
 from marty_msf.store.database import translate
 from marty_msf.worker.board import Board
+from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga import tracing
@@ -84,6 +85,8 @@ class SagaOrchestrator:
         self._board = Board()
         self._running: Running | None = None
         self._stack = AsyncExitStack()
+        #: Held by a start or stop under way.
+        self._changing = asyncio.Lock()
 
     def register_step_handler(self, step_name: str, handler: StepHandler) -> None:
         """`handler(context)` does the step `step_name` in this process; a coroutine function, or a plain one for a thread.
@@ -128,36 +131,41 @@ class SagaOrchestrator:
         Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`) and DatabaseMissing; later losses of the
         database are waited out.
         """
-        if self._running:
-            raise NotRunning(f"orchestrator {self._name!r} runs already: call stop() before the next start()")
-        workers = self._worker_count if worker_count is None else arguments.worker_count(worker_count)
-        services = self._services
-        if services is None:
-            services = arguments.service_addresses(from_process().services)
-        self._board.clear()
-        async with AsyncExitStack() as stack:
-            pool = await stack.enter_async_context(
-                opened(self._database_url, self._data_directory, f"marty-saga {self._resource}", CONNECTIONS)
-            )
-            holder = f"{self._name}/{secrets.token_hex(4)}"
-            running = Running(
-                Context(pool, holder, self._resource, self._board, new_registry(self._board)),
-                self._handlers,
-                services,
-                workers,
-                self._retention_hours,
-            )
-            stack.push_async_callback(running.stop)
-            await running.start()
-            self._stack = stack.pop_all()
-        self._running = running
+        async with self._changing:
+            if self._running:
+                raise NotRunning(f"orchestrator {self._name!r} runs already: call stop() before the next start()")
+            workers = self._worker_count if worker_count is None else arguments.worker_count(worker_count)
+            services = self._services
+            if services is None:
+                services = arguments.service_addresses(from_process().services)
+            self._board.clear()
+            async with AsyncExitStack() as stack:
+                stack.callback(self._handlers.close)
+                pool = await stack.enter_async_context(
+                    opened(self._database_url, self._data_directory, f"marty-saga {self._resource}", CONNECTIONS)
+                )
+                holder = f"{self._name}/{secrets.token_hex(4)}"
+                running = Running(
+                    Context(pool, holder, self._resource, self._board, new_registry(self._board)),
+                    self._handlers,
+                    services,
+                    workers,
+                    self._retention_hours,
+                )
+                stack.push_async_callback(running.stop)
+                await running.start()
+                self._stack = stack.pop_all()
+            self._running = running
 
     async def stop(self) -> None:
-        """Let calls in flight end, hand the sagas over and let go of the database. Does nothing when it does not run."""
-        if self._running:
-            self._running = None
-            await self._stack.aclose()
-            self._handlers.close()
+        """Let calls in flight end, hand the sagas over and let go of the database. Does nothing when it does not run.
+
+        Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
+        """
+        async with self._changing:
+            if self._running:
+                self._running = None
+                await to_its_end(self._stack.aclose())
 
     async def start_saga(
         self,

@@ -86,7 +86,7 @@ async def fence(connection: KafkaConnection, ids: Collection[str], timeout_secon
 
 async def _fence(client: Any, id_: str, timeout_seconds: float) -> Fenced:
     async def take() -> Any:
-        node = await client.coordinator_lookup(CoordinationType.TRANSACTION, id_)
+        node = await _coordinator(client, CoordinationType.TRANSACTION, id_)
         request = InitProducerIdRequest(transactional_id=id_, transaction_timeout_ms=round(timeout_seconds * 1000))
         answer = await client.send(node, request, group=ConnectionGroup.COORDINATION)
         if (error := for_code(answer.error_code)) is not NoError:
@@ -94,13 +94,22 @@ async def _fence(client: Any, id_: str, timeout_seconds: float) -> Fenced:
         return answer
 
     async def look() -> Committed:
-        node = await client.coordinator_lookup(CoordinationType.GROUP, id_)
+        node = await _coordinator(client, CoordinationType.GROUP, id_)
         answer = await client.send(node, StableOffsetsRequest(id_), group=ConnectionGroup.COORDINATION)
         return max(committed(answer), key=lambda it: it.offset, default=Committed(0, ""))
 
     # In this order: what is committed does not change any more once the id is ours.
     taken = await _again(take)
     return Fenced(id_, taken.producer_id, taken.producer_epoch, await _again(look))
+
+
+async def _coordinator(client: Any, kind: CoordinationType, id_: str) -> int:
+    if client.get_random_node() is None:
+        # A cluster that comes back may tell of no broker for a moment, which the client takes for a mistake of ours.
+        await client.force_metadata_update()
+        if client.get_random_node() is None:
+            raise CoordinatorNotAvailableError("Kafka tells of no broker yet")
+    return int(await client.coordinator_lookup(kind, id_))
 
 
 async def _again(ask: Callable[[], Awaitable[Answer]]) -> Answer:

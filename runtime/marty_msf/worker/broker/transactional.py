@@ -1,11 +1,15 @@
 """Writing to Kafka in transactions, under an id that was taken over (see fencing)."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 from aiokafka import TopicPartition
+from aiokafka.client import CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError, UnknownTopicOrPartitionError
+from aiokafka.producer.sender import AddPartitionsToTxnHandler, TxnOffsetCommitHandler
 from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.structs import OffsetAndMetadata
 
@@ -16,12 +20,45 @@ from marty_msf.worker.broker.producer import Client, KafkaProducer, Message, Par
 
 #: A consumer group's offsets are of a topic, and the broker asks for this right on it.
 READ_AND_WRITE: Final = "Read, Write and Describe"
+#: A topic that is new may be unknown to some brokers for a moment.
+GONE_SECONDS: Final = 2.0
 _FAILED: Final = (TransactionState.ABORTABLE_ERROR, TransactionState.FATAL_ERROR)
+
+
+class _AddPartitions(AddPartitionsToTxnHandler):  # type: ignore[misc]  # aiokafka ships no types
+    def handle_response(self, answer: Any) -> float | None:
+        return _unless_gone(self._sender, answer, super().handle_response(answer))
+
+
+class _CommitOffsets(TxnOffsetCommitHandler):  # type: ignore[misc]  # aiokafka ships no types
+    def handle_response(self, answer: Any) -> float | None:
+        return _unless_gone(self._sender, answer, super().handle_response(answer))
+
+
+def _unless_gone(sender: Any, answer: Any, pause_seconds: float | None) -> float | None:
+    """aiokafka asks again and again for a topic that is not there; here the transaction fails when it stays away."""
+    gone = {
+        topic
+        for topic, partitions in answer.errors
+        for _, code in partitions
+        if code == UnknownTopicOrPartitionError.errno
+    }
+    now = time.monotonic()
+    if not gone or sender.gone_since is None:
+        sender.gone_since = now if gone else None
+    elif now - sender.gone_since > GONE_SECONDS:
+        sender._txn_manager.error_transaction(UnknownTopicOrPartitionError(gone))
+        return None
+    return pause_seconds
 
 
 class _TransactionalClient(Client):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        #: Since when Kafka knows a topic of the transaction no more.
+        self._sender.gone_since = None
+        self._sender._do_add_partitions_to_txn = self._add_partitions
+        self._sender._do_txn_offset_commit = self._commit_offsets
         self._ask_coordinator = self._sender._maybe_do_transactional_request
         self._sender._maybe_do_transactional_request = self._ask_coordinator_noted
 
@@ -30,6 +67,22 @@ class _TransactionalClient(Client):
         if request is not None:
             self.note(request)
         return request
+
+    async def _add_partitions(self, partitions: Any) -> Any:
+        """In the place of aiokafka's, which has the handler that never gives up."""
+        node = await self._sender._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
+        return await _AddPartitions(self._sender, partitions).do(node)
+
+    async def _commit_offsets(self, offsets: Any, group_id: str) -> None:
+        """See `_add_partitions`."""
+        if not offsets:
+            return
+        try:
+            node = await self._sender._find_coordinator(CoordinationType.GROUP, group_id)
+        except GroupAuthorizationFailedError as error:
+            self._txn_manager.error_transaction(error)
+            return
+        await _CommitOffsets(self._sender, offsets, group_id).do(node)
 
     def use(self, fenced: Fenced) -> None:
         """Go on with what `fence` was given, in place of asking for a producer id, which would raise the epoch again."""

@@ -39,6 +39,8 @@ class LaneSession:
     producer: TransactionalProducer | None = None
     #: A transaction of it ended in doubt: nothing may follow it.
     failed: bool = False
+    #: What failed was no more than events without a note: the session can be renewed, and was not yet.
+    renewable: bool = False
     #: Done once the lane is dropped.
     lost: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     #: Held during a transaction.
@@ -127,17 +129,21 @@ class LaneSessions:
                 await _unless_lost(session, self._transacted(session, messages, note, sent))
             except BaseException:
                 self._fail(session)
+                session.renewable = False
                 raise
 
     async def deliver(self, lane: int, messages: Mapping[Partition, Sequence[Message]]) -> None:
-        """A transaction without a note. After an error the lane goes on, in a new session."""
+        """A transaction without a note. After an error the lane goes on, in a new session, as soon as Kafka gives one."""
         session = self.of(lane)
         async with session.busy:
+            if session.renewable:
+                await self._renew(session)
             try:
                 await _unless_lost(session, self._transacted(session, messages))
             except BaseException as error:
                 self._fail(session)
                 if isinstance(error, MartyError) and not isinstance(error, LeaseLost | NotSent):
+                    session.renewable = True
                     await self._renew(session)
                 raise
 
@@ -172,7 +178,7 @@ class LaneSessions:
             async with self._pool.acquire() as conn, conn.transaction():
                 await check_ours(conn, self._who, {session.lane: session.epoch})
         session.fenced = fenced[session.fenced.id]
-        session.failed = False
+        session.failed = session.renewable = False
 
     def _fail(self, session: LaneSession) -> None:
         session.failed = True

@@ -1,7 +1,7 @@
 """One read of the outbox: the next window, or the next part of an open one; and the connection that reads."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from operator import methodcaller
 from typing import Final, TypeAlias
@@ -50,8 +50,10 @@ class Reader:
         """End the connection; a read after it makes a new one."""
         conn, self._conn = self._conn, None
         if conn is not None:
-            conn.terminate()
-            await self._pool.release(conn)
+            # It may be taken back already, together with its whole pool.
+            with suppress(asyncpg.InterfaceError):
+                conn.terminate()
+                await self._pool.release(conn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Routes:
 
     async def get(self, request: web.Request) -> web.Response:
         """One held event with everything known of it."""
+        _only(parameters(request), frozenset())
         async with self._pool.acquire() as conn:
             return answer(200, whole_form(*await verbs.shown(conn, event_id(request.match_info["id"]))))
 
@@ -180,7 +181,8 @@ def _dry_run(request: web.Request) -> bool:
 
 def _only(given: Mapping[str, Any], known: frozenset[str] | set[str]) -> None:
     if unknown := sorted(given.keys() - known):
-        raise InvalidDefinition(unknown[0], "is unknown", f"give some of {', '.join(sorted(known))}")
+        remedy = f"give some of {', '.join(sorted(known))}" if known else "leave it out"
+        raise InvalidDefinition(unknown[0], "is unknown", remedy)
 
 
 def _now_ms() -> int:
