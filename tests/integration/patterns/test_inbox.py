@@ -93,11 +93,15 @@ async def test_an_error_that_the_block_swallows_does_not_pass_for_a_commit(
     driver: Driver, stock: asyncpg.Connection
 ) -> None:
     """Naive: Postgres rolls back without a word, the offset is stored, and the event is lost."""
-    with pytest.raises(TransactionFailed, match="savepoint of its own"):
+
+    async def swallow() -> None:
         async with Inbox("stock").once(driver.given, HEADERS):
             await driver.execute(EFFECT)
             with contextlib.suppress(Exception):
                 await driver.execute("SELECT 1 / 0")
+
+    with pytest.raises(TransactionFailed, match="savepoint of its own"):
+        await swallow()
     assert (await stock.fetchval(LEFT), await stock.fetchval(KEPT)) == (10, 0)
     assert await handle(driver) is True
 
