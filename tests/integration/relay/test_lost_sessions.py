@@ -9,8 +9,8 @@ import pytest
 
 from marty_msf.core.errors import BrokerUnavailable, LeaseLost, NotSent, TopicUnavailable
 from marty_msf.core.records import tail
+from marty_msf.worker.broker.fencing import fence
 from marty_msf.worker.broker.producer import Message, Partition, Tuning
-from marty_msf.worker.relay import lane_sessions
 from tests.integration.relay.transactional import transactional_relay
 from tests.integration.saga.sagas import told
 from tests.support.kafka import delete_topics
@@ -75,19 +75,19 @@ async def test_held_events_go_on_after_an_outage_that_outlasts_their_renewal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Naive: the lane's session stays failed, and each later delivery is refused until the lane has traffic or moves."""
-    topic, real = topic_factory(), lane_sessions.fence
+    topic, used = topic_factory(), "marty_msf.worker.relay.lane_sessions.fence"
 
     async def away(*_: object) -> None:
         raise BrokerUnavailable("Kafka is away")
 
     async with transactional_relay(postgres_url, kafka_bootstrap, "first") as parts:
         await parts.take_lanes()
-        monkeypatch.setattr(lane_sessions, "fence", away)
+        monkeypatch.setattr(used, away)
         for _ in range(2):
             with pytest.raises((BrokerUnavailable, TopicUnavailable)) as told_of:
                 await parts.sessions.deliver(LANE, {(f"{topic}-missing", 0): [tail(b"key", b"value", [])]})
             assert not isinstance(told_of.value, NotSent)
-        monkeypatch.setattr(lane_sessions, "fence", real)
+        monkeypatch.setattr(used, fence)
         await parts.sessions.deliver(LANE, one_event(topic))
 
 
