@@ -163,7 +163,7 @@ class Whole:
 
 
 #: A time as far away as a datetime can be: writers may give any that Postgres knows.
-_SHOWABLE: Final = "greatest(least({0}, '9999-01-01Z'), '0002-01-01Z') AS {0}"
+_SHOWABLE: Final = "CASE WHEN {0} IS NOT NULL THEN greatest(least({0}, '9999-01-01Z'), '0002-01-01Z') END AS {0}"
 
 SHOW: Final = f"""
 SELECT id, lane, state, in_order, {_SHOWABLE.format("due_at")}, attempts, cause, error, first_failed_at, last_failed_at, copied, copy_error,

@@ -203,7 +203,7 @@ async def test_the_rows_that_an_application_has_made_are_its_own_affair(
         inbox = Inbox("stock")
         handled = []
         for _ in range(2):
-            async with inbox.once(given, {"ce_id": "e-1"}) as first:
+            async with inbox.once(given, {"ce_id": "e-1", "ce_source": "/shop"}) as first:
                 handled.append(first)
         assert (handled, await inbox.prune(given)) == ([True, False], 0)
         assert raw.row_factory is rows
@@ -326,7 +326,7 @@ async def test_without_the_schema_every_driver_says_what_to_run(name: str, empty
         repository, inbox = EnhancedOutboxRepository(driver.given), Inbox("stock")
 
         async def handle() -> None:
-            async with inbox.once(driver.given, {"ce_id": "e-1"}):
+            async with inbox.once(driver.given, {"ce_id": "e-1", "ce_source": "/shop"}):
                 pass
 
         for asked in (
