@@ -49,7 +49,7 @@ class Target:
     context: str | None
     kubeconfig: str | None
 
-    def refuse(self, **cluster: str | None) -> None:
+    def _refuse(self, **cluster: str | None) -> None:
         """What names a cluster's resource means nothing beside a database's URL: whoever gives both means one of the two."""
         named = {**cluster, "--context": self.context, "--kubeconfig": self.kubeconfig}
         if self.database_url and (beside := [flag for flag, value in named.items() if value]):
@@ -72,7 +72,7 @@ class Target:
 
     async def sites(self, name: str | None) -> list[Site]:
         """Where the saga `name` (all sagas without one) is. Raises click.ClickException."""
-        self.refuse()
+        self._refuse()
         if self.database_url:
             async with opened(Site(self.database_url, None, of_cluster=False)) as conn:
                 known = await saga_list.resources(conn)
@@ -92,7 +92,7 @@ class Target:
 
     def outbox(self, name: str | None) -> Site:
         """The database of the OutboxRelay `name`, or of the only one. Raises click.ClickException."""
-        self.refuse(**{"--relay": name, "--namespace": self.namespace})
+        self._refuse(**{"--relay": name, "--namespace": self.namespace})
         if self.database_url:
             return Site(self.database_url, None, of_cluster=False, role=Role.RELAY)
         namespace, _, plain = (name or "").rpartition("/")

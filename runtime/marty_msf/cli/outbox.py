@@ -91,22 +91,19 @@ def reset_cursor(
     """
     if republish == skip:
         raise click.UsageError("give --republish or --skip: publish what is there again, or not at all")
-    run(
-        _reset(
-            "republish" if republish else "skip", person, target, relay, yes=yes, dry_run=dry_run, json=output == "json"
-        )
-    )
+    run(_reset(person, target, relay, republish=republish, yes=yes, dry_run=dry_run, json=output == "json"))
 
 
 async def _reset(
-    how: str, person: Person, target: Target, relay: str | None, *, yes: bool, dry_run: bool, json: bool
+    person: Person, target: Target, relay: str | None, *, republish: bool, yes: bool, dry_run: bool, json: bool
 ) -> None:
+    how = "republish" if republish else "skip"
     async with opened(target.outbox(relay)) as conn:
-        found = await verbs.reset_cursor(conn, person, republish=how == "republish", dry_run=True)
+        found = await verbs.reset_cursor(conn, person, republish=republish, dry_run=True)
         what = f"{how} {found.events} event{'' if found.events == 1 else 's'} ({found.held} more are held and stay so)"
         if not dry_run:
             confirm(f"{what}?", yes=yes)
-            found = await verbs.reset_cursor(conn, person, republish=how == "republish", dry_run=False)
+            found = await verbs.reset_cursor(conn, person, republish=republish, dry_run=False)
     if json:
         click.echo(json_text({"how": how, "dry_run": dry_run, "events": found.events, "held": found.held}))
     else:

@@ -65,7 +65,7 @@ def _refused(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
         case Mapping():
             for key, item in value.items():
                 if type(key) is not str:
-                    yield path, f"its key {_shown(key)} is no text"
+                    yield path, f"its key {shown(key)} is no text"
                     return
                 yield from _refused(item, f"{path}.{key}" if key.isidentifier() else f"{path}[{key!r}]", depth + 1)
         case list() | tuple():
@@ -78,12 +78,13 @@ def _refused(value: Any, path: str, depth: int) -> Iterator[tuple[str, str]]:
                 orjson.dumps(value, default=_plain, option=_EXACT)
             except (TypeError, RecursionError) as error:
                 told = isinstance(value, str | int)
-                yield path, f"{_shown(value)}: {error}" if told else f"{_shown(value)} is no JSON value"
+                yield path, f"{shown(value)}: {error}" if told else f"{shown(value)} is no JSON value"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any, characters: int = SHOWN_CHARACTERS) -> str:
+    """A value for people: the beginning of what Python calls it."""
     try:
         text = repr(value)
     except Exception:  # of a value that is refused anyhow: the refusal must not fail for it
         text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    return text if len(text) <= characters else text[:characters] + "…"

@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 
 from marty_msf.core.errors import InvalidEvent, PayloadTooLarge
-from marty_msf.core.json_payload import encode
+from marty_msf.core.json_payload import encode, shown
 from marty_msf.core.trace import TRACEPARENT, parsed
 
 PAYLOAD_BYTES: Final = 900_000
@@ -213,8 +213,4 @@ def _time(time: object, path: str) -> datetime | None:
 
 
 def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # of a value that is refused anyhow: the refusal must not fail for it
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    return shown(value, SHOWN_CHARACTERS)

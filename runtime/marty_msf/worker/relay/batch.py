@@ -114,7 +114,7 @@ class Encoder:
                 partition = (topic, hashed % partitions[topic])
             elif named is not None:
                 if more is None or (own_key := _own_key(more, aggregate_id)) is None:
-                    key, hashed = NO_KEY, crc32(event_id.encode())
+                    key, hashed = NO_KEY, _scattered(event_id)
                 else:
                     key, hashed = known.get(own_key) or self._learn(own_key)
                 subject = None if aggregate_id is None else field(aggregate_id.encode())
@@ -159,8 +159,13 @@ class Encoder:
         return found
 
     def _partition(self, key: bytes | None, event_id: str, partitions: int) -> int:
-        """Where Kafka's own clients put the key. Without one any will do, as long as it is the same each time."""
-        return crc32(event_id.encode()) % partitions if key is None else self._partitioner.partition(key, partitions)
+        """Where Kafka's own clients put the key; without one anywhere."""
+        return _scattered(event_id) % partitions if key is None else self._partitioner.partition(key, partitions)
+
+
+def _scattered(event_id: str) -> int:
+    """In place of a key's hash: any partition will do, as long as it is the same each time."""
+    return crc32(event_id.encode())
 
 
 def _key_and_order(more: str | None, aggregate_id: str | None) -> tuple[bytes | None, bool]:
