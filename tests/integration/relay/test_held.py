@@ -11,7 +11,8 @@ import pytest
 
 from marty_msf.core.errors import BrokerUnavailable, TopicUnavailable
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import KafkaProducer, Sent, _Halted
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Halted, Sent
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.pipeline import Relay
 from marty_msf.worker.relay.shared import Shared
@@ -231,7 +232,7 @@ class OneHeldBack:
         sent = await self._producer.send(messages)
         await asyncio.wait({it.acknowledged for it in sent})
         if not self._first.done():
-            self._first.set_exception(_Halted())
+            self._first.set_exception(Halted())
         return sent
 
     def __getattr__(self, name: str) -> Any:

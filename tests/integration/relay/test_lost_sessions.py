@@ -10,7 +10,8 @@ import pytest
 from marty_msf.core.errors import BrokerUnavailable, LeaseLost, NotSent, TopicUnavailable
 from marty_msf.core.records import tail
 from marty_msf.worker.broker.fencing import fence
-from marty_msf.worker.broker.producer import Message, Partition, Tuning
+from marty_msf.worker.broker.sending import Message, Partition, Tuning
+from marty_msf.worker.broker.transactional import TransactionalProducer
 from tests.integration.relay.transactional import transactional_relay
 from tests.integration.saga.sagas import told
 from tests.support.kafka import delete_topics
@@ -61,7 +62,7 @@ async def test_a_held_event_on_its_way_is_told_by_an_error_that_its_lane_is_lost
         await parts.take_lanes()
         delivering = asyncio.create_task(sessions.deliver(LANE, one_event(topic_factory())))
         session = sessions.of(LANE)
-        await eventually(told(lambda: session.producer is not None and bool(session.producer._unacknowledged)))
+        await eventually(told(lambda: session.producer is not None and _has_posted(session.producer)))
         sessions.dropped([LANE])
         with pytest.raises(LeaseLost):
             await asyncio.wait_for(delivering, 20)
@@ -102,3 +103,7 @@ async def test_a_transaction_whose_topic_is_deleted_fails_long_before_its_deadli
         delete_topics(kafka_bootstrap, [topic])
         with pytest.raises(TopicUnavailable, match=topic):
             await asyncio.wait_for(parts.sessions.deliver(LANE, one_event(topic)), 40)
+
+
+def _has_posted(producer: TransactionalProducer) -> bool:
+    return producer._transaction is not None and bool(producer._transaction._unacknowledged)

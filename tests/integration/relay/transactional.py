@@ -8,7 +8,8 @@ from typing import Any
 from marty_msf.core.lanes import LANES
 from marty_msf.store import leases, outbox, outbox_position
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import DEFAULT_TUNING, KafkaProducer, Tuning
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import DEFAULT_TUNING, Tuning
 from marty_msf.worker.relay.adopting import Who
 from marty_msf.worker.relay.held_sender import HeldSender
 from marty_msf.worker.relay.lane_publisher import LanePublisher

@@ -21,7 +21,8 @@ from marty_msf.worker.board import Board
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.consumer import Consumer
 from marty_msf.worker.broker.fencing import fence
-from marty_msf.worker.broker.producer import KafkaProducer, Message, Tuning
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Message, Tuning
 from marty_msf.worker.broker.transactional import TransactionalProducer
 from tests.integration.projection.support import projecting, rows, spec
 from tests.integration.relay.setup import drain, make_relay, take_lanes

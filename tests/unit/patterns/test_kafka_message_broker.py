@@ -10,7 +10,7 @@ from marty_msf.core.resources.kafka import Compression
 from marty_msf.patterns.choreography.bus import EventBus
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker, create_kafka_message_broker
 from marty_msf.worker.broker.connection import Login, Tls
-from marty_msf.worker.broker.producer import Tuning
+from marty_msf.worker.broker.sending import Tuning
 
 SERVERS = {"bootstrap_servers": "localhost:9092"}
 LOGIN = {

@@ -13,7 +13,7 @@ from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.kafka import connection_of
 from marty_msf.worker.board import reason_of
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import Tuning
+from marty_msf.worker.broker.sending import Tuning
 
 
 def connection(directory: Path, **kafka: Any) -> KafkaConnection:

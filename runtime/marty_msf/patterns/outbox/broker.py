@@ -9,8 +9,9 @@ from marty_msf.core.resources.kafka import BATCH_BYTES, Compression
 from marty_msf.patterns.kafka import CONNECTION_KEYS, choice, connection_of, refuse_unknown
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.health import brokers
-from marty_msf.worker.broker.producer import ACKNOWLEDGE_SECONDS, KafkaProducer, Tuning
+from marty_msf.worker.broker.producer import ACKNOWLEDGE_SECONDS, KafkaProducer
 from marty_msf.worker.broker.quiet import quiet_client
+from marty_msf.worker.broker.sending import Tuning
 
 CLIENT_ID: Final = "marty-relay"
 #: Kafka keeps the order of an idempotent producer with so many requests at most.

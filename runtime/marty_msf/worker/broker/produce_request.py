@@ -1,36 +1,142 @@
-"""Kafka's produce request, written at once.
+"""Kafka's produce request and its answer, written and read at once.
 
-aiokafka writes a request level by level, and copies the record batches at each: nine times all that a relay sends.
+aiokafka does both field by field, and copies the record batches at each level: nine times all that a relay sends.
 https://kafka.apache.org/protocol.html#The_Messages_Produce, versions 3 to 7.
 """
 
 import struct
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Final
+from io import BytesIO
+from typing import ClassVar, Final, Self, TypeAlias
 
-from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.errors import IncompatibleBrokerVersion
 
-#: Those with the field transactional_id, and before the lengths became varints.
-_VERSIONS: Final = range(3, 9)
+#: Topic, and partition and record batch.
+Topics: TypeAlias = Sequence[tuple[str, Sequence[tuple[int, bytes]]]]
+
+_KEY: Final = 0
+#: Those with the field transactional_id, and before an answer tells of single records.
+_FIRST_VERSION: Final = 3
+_LAST_VERSION: Final = 7
+#: From here on an answer has the log's first offset.
+_LOG_START_VERSION: Final = 5
 _NUMBER: Final = struct.Struct(">i")
+_LENGTH: Final = struct.Struct(">h")
+#: API key, version, correlation id.
+_HEADER: Final = struct.Struct(">hhi")
 _ACKS_AND_TIMEOUT: Final = struct.Struct(">hi")
+_ALL_REPLICAS: Final = -1
 _PARTITION: Final = struct.Struct(">ii")
+#: Partition, error, first offset, time, and in later versions the log's first offset.
+_RESULT: Final = struct.Struct(">ihqq")
+_LATER_RESULT: Final = struct.Struct(">ihqq8x")
 
 
-class PromptRequest:
-    """Stands in for aiokafka's own request; the version of the broker decides how it is written."""
+class ProduceRequest:
+    """In the place of aiokafka's own; acknowledged by all replicas in sync."""
 
-    def __init__(self, request: ProduceRequest) -> None:
+    required_acks: ClassVar[int] = _ALL_REPLICAS
+
+    def __init__(self, transactional_id: str | None, timeout_ms: int, topics: Topics) -> None:
+        self._transactional_id = transactional_id
+        self._timeout_ms = timeout_ms
+        self._topics = topics
+
+    def prepare(self, versions: Mapping[int, tuple[int, int]]) -> "Prepared":
+        """See aiokafka.protocol.api.Request. Raises IncompatibleBrokerVersion."""
+        lowest, highest = versions.get(_KEY, (0, -1))
+        version = min(highest, _LAST_VERSION)
+        if version < max(lowest, _FIRST_VERSION):
+            raise IncompatibleBrokerVersion(
+                f"the broker takes versions {lowest} to {highest} of the produce request, this client writes"
+                f" {_FIRST_VERSION} to {_LAST_VERSION}"
+            )
+        return Prepared(version, self)
+
+    def encode(self) -> "Pieces":
+        """The body, which is the same in all of the versions."""
+        parts = [
+            _text(self._transactional_id),
+            _ACKS_AND_TIMEOUT.pack(_ALL_REPLICAS, self._timeout_ms),
+            _NUMBER.pack(len(self._topics)),
+        ]
+        for topic, partitions in self._topics:
+            parts += (_text(topic), _NUMBER.pack(len(partitions)))
+            for number, records in partitions:
+                parts += (_PARTITION.pack(number, len(records)), records)
+        return Pieces(parts)
+
+
+class Prepared:
+    """A request in the version that the broker takes: what aiokafka's connection asks of one."""
+
+    API_KEY: ClassVar[int] = _KEY
+
+    def __init__(self, version: int, request: ProduceRequest) -> None:
+        self.API_VERSION = version
         self._request = request
-        self.required_acks = request.required_acks
 
-    def prepare(self, versions: Mapping[int, tuple[int, int]]) -> Any:
-        """See aiokafka.protocol.api.Request."""
-        prepared = self._request.prepare(versions)
-        if prepared.API_VERSION in _VERSIONS:
-            prepared.encode = partial(encode, prepared)
-        return prepared
+    @property
+    def RESPONSE_TYPE(self) -> type["Answer"]:  # noqa: N802  # aiokafka's name
+        """How the answer is read."""
+        return _EarlyAnswer if self.API_VERSION < _LOG_START_VERSION else Answer
+
+    def build_request_header(self, correlation_id: int, client_id: str) -> "Header":
+        """What stands before the body."""
+        return Header(_HEADER.pack(_KEY, self.API_VERSION, correlation_id) + _text(client_id))
+
+    def encode(self) -> "Pieces":
+        """The body."""
+        return self._request.encode()
+
+    def parse_response_header(self, stream: BytesIO) -> "Answered":
+        """What stands before an answer."""
+        return Answered(*_NUMBER.unpack(stream.read(_NUMBER.size)))
+
+
+class Header:
+    """The header of a request."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def encode(self) -> bytes:
+        """As it is sent."""
+        return self._text
+
+
+class Answered:
+    """The header of an answer."""
+
+    def __init__(self, correlation_id: int) -> None:
+        self.correlation_id = correlation_id
+
+
+class Answer:
+    """What became of each partition's batch: topic, then partition, error, first offset and time."""
+
+    #: The version of aiokafka's answers that has these fields.
+    API_VERSION: ClassVar[int] = 2
+    _result: ClassVar[struct.Struct] = _LATER_RESULT
+
+    def __init__(self, topics: Sequence[tuple[str, Sequence[tuple[int, int, int, int]]]]) -> None:
+        self.topics = topics
+
+    @classmethod
+    def decode(cls, stream: BytesIO) -> Self:
+        """Read one behind its header."""
+        result = cls._result
+        topics = []
+        for _ in range(*_NUMBER.unpack(stream.read(_NUMBER.size))):
+            (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+            topic = stream.read(length).decode()
+            (count,) = _NUMBER.unpack(stream.read(_NUMBER.size))
+            topics.append((topic, list(result.iter_unpack(stream.read(count * result.size)))))
+        return cls(topics)
+
+
+class _EarlyAnswer(Answer):
+    _result = _RESULT
 
 
 class Pieces:
@@ -56,22 +162,8 @@ class Pieces:
         return b"".join(self._pieces)
 
 
-def encode(request: Any) -> Pieces:
-    """The body of a prepared request: transactional_id, required_acks, timeout, topics."""
-    parts = [
-        _text(request.transactional_id),
-        _ACKS_AND_TIMEOUT.pack(request.required_acks, request.timeout),
-        _NUMBER.pack(len(request.topics)),
-    ]
-    for topic, partitions in request.topics:
-        parts += (_text(topic), _NUMBER.pack(len(partitions)))
-        for partition, records in partitions:
-            parts += (_PARTITION.pack(partition, len(records)), records)
-    return Pieces(parts)
-
-
 def _text(text: str | None) -> bytes:
     if text is None:
-        return b"\xff\xff"
+        return _LENGTH.pack(-1)
     encoded = text.encode()
-    return struct.pack(">h", len(encoded)) + encoded
+    return _LENGTH.pack(len(encoded)) + encoded

@@ -1,121 +1,21 @@
 """Writing to Kafka in transactions, under an id that was taken over (see fencing)."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping, Sequence
-from contextlib import suppress
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Final
 
 from aiokafka import TopicPartition
-from aiokafka.client import CoordinationType
-from aiokafka.errors import GroupAuthorizationFailedError, UnknownTopicOrPartitionError
-from aiokafka.producer.sender import AddPartitionsToTxnHandler, TxnOffsetCommitHandler
-from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.structs import OffsetAndMetadata
 
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.errors import translate
 from marty_msf.worker.broker.fencing import Fenced
-from marty_msf.worker.broker.producer import Client, KafkaProducer, Message, Partition, Sent, Tuning
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Message, Partition, Sent, Session, Tuning
+from marty_msf.worker.broker.transactional_client import TransactionalClient
 
 #: A consumer group's offsets are of a topic, and the broker asks for this right on it.
 READ_AND_WRITE: Final = "Read, Write and Describe"
-#: A topic that is new may be unknown to some brokers for a moment.
-GONE_SECONDS: Final = 2.0
-_FAILED: Final = (TransactionState.ABORTABLE_ERROR, TransactionState.FATAL_ERROR)
-
-
-class _AddPartitions(AddPartitionsToTxnHandler):  # type: ignore[misc]  # aiokafka ships no types
-    def handle_response(self, answer: Any) -> float | None:
-        return _unless_gone(self._sender, answer, super().handle_response(answer))
-
-
-class _CommitOffsets(TxnOffsetCommitHandler):  # type: ignore[misc]  # aiokafka ships no types
-    def handle_response(self, answer: Any) -> float | None:
-        return _unless_gone(self._sender, answer, super().handle_response(answer))
-
-
-def _unless_gone(sender: Any, answer: Any, pause_seconds: float | None) -> float | None:
-    """aiokafka asks again and again for a topic that is not there; here the transaction fails when it stays away."""
-    gone = {
-        topic
-        for topic, partitions in answer.errors
-        for _, code in partitions
-        if code == UnknownTopicOrPartitionError.errno
-    }
-    now = time.monotonic()
-    if not gone or sender.gone_since is None:
-        sender.gone_since = now if gone else None
-    elif now - sender.gone_since > GONE_SECONDS:
-        sender._txn_manager.error_transaction(UnknownTopicOrPartitionError(gone))
-        return None
-    return pause_seconds
-
-
-class _TransactionalClient(Client):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        #: Since when Kafka knows a topic of the transaction no more.
-        self._sender.gone_since = None
-        self._sender._do_add_partitions_to_txn = self._add_partitions
-        self._sender._do_txn_offset_commit = self._commit_offsets
-        self._ask_coordinator = self._sender._maybe_do_transactional_request
-        self._sender._maybe_do_transactional_request = self._ask_coordinator_noted
-
-    def _ask_coordinator_noted(self) -> "asyncio.Task[Any] | None":
-        request: asyncio.Task[Any] | None = self._ask_coordinator()
-        if request is not None:
-            self.note(request)
-        return request
-
-    async def _add_partitions(self, partitions: Any) -> Any:
-        """In the place of aiokafka's, which has the handler that never gives up."""
-        node = await self._sender._find_coordinator(CoordinationType.TRANSACTION, self._txn_manager.transactional_id)
-        return await _AddPartitions(self._sender, partitions).do(node)
-
-    async def _commit_offsets(self, offsets: Any, group_id: str) -> None:
-        """See `_add_partitions`."""
-        if not offsets:
-            return
-        try:
-            node = await self._sender._find_coordinator(CoordinationType.GROUP, group_id)
-        except GroupAuthorizationFailedError as error:
-            self._txn_manager.error_transaction(error)
-            return
-        await _CommitOffsets(self._sender, offsets, group_id).do(node)
-
-    def use(self, fenced: Fenced) -> None:
-        """Go on with what `fence` was given, in place of asking for a producer id, which would raise the epoch again."""
-        self._txn_manager.set_pid_and_epoch(fenced.producer_id, fenced.epoch)
-
-    async def until_failed(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await the work; a transaction that failed meanwhile ends it, with what is known of that."""
-        ended, task = self._txn_manager.wait_for_transaction_end(), asyncio.ensure_future(work)
-        try:
-            await asyncio.wait({ended, task}, return_when=asyncio.FIRST_COMPLETED)
-            if ended.done():
-                ended.result()
-            await task
-        finally:
-            task.cancel()
-
-    async def abandon(self) -> None:
-        """See Client."""
-        await super().abandon()
-        if (ended := self._txn_manager.wait_for_transaction_end()) is not None and ended.done():
-            # Nobody may have asked for it: asked for once, so that asyncio does not call it forgotten.
-            with suppress(asyncio.CancelledError):
-                ended.exception()
-
-    def _take_unless_refused(self, *given: Any, **named: Any) -> Any:
-        """Nothing once the transaction has failed.
-
-        aiokafka forgets then which partitions are no part of it yet, and would write to them outside of the transaction,
-        where nothing ends what it wrote.
-        """
-        if self._txn_manager.state in _FAILED:
-            return {}, False
-        return super()._take_unless_refused(*given, **named)
 
 
 class TransactionalProducer(KafkaProducer):
@@ -135,10 +35,19 @@ class TransactionalProducer(KafkaProducer):
         super().__init__(connection, batch_bytes, tuning=tuning, acknowledge_seconds=acknowledge_seconds)
         self._fenced = fenced
         self._number = fenced.last.offset
-        self._transaction: _TransactionalClient | None = None
+        self._transaction: TransactionalClient | None = None
 
-    def _new(self) -> Client:
-        self._transaction = _TransactionalClient(**self._options(), transactional_id=self._fenced.id)
+    def _new(self) -> Session:
+        self._transaction = TransactionalClient(
+            **self._options(),
+            transactional_id=self._fenced.id,
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=self._tuning.batch_bytes,
+            # Our batches are bounded above; this bound only refuses single records, and the broker does that better.
+            max_request_size=2**31 - 1,
+            linger_ms=self._tuning.linger_ms,
+        )
         self._transaction.use(self._fenced)
         return self._transaction
 

@@ -14,7 +14,7 @@ from marty_msf.core import cloudevents
 from marty_msf.core.partitioning import Partitioner, murmur2
 from marty_msf.core.records import field
 from marty_msf.core.windows import Positions, moved
-from marty_msf.worker.broker.producer import Message, Partition
+from marty_msf.worker.broker.sending import Message, Partition
 
 #: id, lane, event_id, topic, event_type, aggregate_type, aggregate_id, payload, headers, time, extras (store.outbox).
 Row = Sequence[Any]

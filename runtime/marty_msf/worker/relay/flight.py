@@ -8,7 +8,7 @@ from typing import Final
 
 from marty_msf.core.windows import Position, Positions
 from marty_msf.store.outbox_held import Refusal
-from marty_msf.worker.broker.producer import Sent
+from marty_msf.worker.broker.sending import Sent
 from marty_msf.worker.relay.batch import AGGREGATE_ID, ID, LANE, Batch, Row
 
 NOTHING: Final[frozenset[int]] = frozenset()

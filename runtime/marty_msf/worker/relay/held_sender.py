@@ -21,7 +21,8 @@ from marty_msf.store import outbox_held, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.store.leases import fence
 from marty_msf.store.outbox_held import Refusal
-from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Message, Partition
 from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.relay.batch import AGGREGATE_ID, COLUMNS, ID, LANE, TOPIC, Encoder
 from marty_msf.worker.relay.notes import by_lane

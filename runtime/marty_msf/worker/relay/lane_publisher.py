@@ -21,7 +21,8 @@ from marty_msf.core.errors import (
     TopicUnavailable,
 )
 from marty_msf.core.outbox.transaction import Note, encode, mark
-from marty_msf.worker.broker.producer import Producer, Sent
+from marty_msf.worker.broker.producer import Producer
+from marty_msf.worker.broker.sending import Sent
 from marty_msf.worker.relay.batch import ID, LANE, Encoder, Row
 from marty_msf.worker.relay.flight import NOTHING, Flight, Settled
 from marty_msf.worker.relay.lane_sessions import LaneSession, LaneSessions

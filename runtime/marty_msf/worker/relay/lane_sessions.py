@@ -14,7 +14,7 @@ from marty_msf.store import outbox_transaction
 from marty_msf.store.database import translate
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.broker.fencing import Fenced, fence
-from marty_msf.worker.broker.producer import Message, Partition, Sent, Tuning
+from marty_msf.worker.broker.sending import Message, Partition, Sent, Tuning
 from marty_msf.worker.broker.transactional import TransactionalProducer
 from marty_msf.worker.relay.adopting import Who, adopt, check_ours
 from marty_msf.worker.relay.shared import Shared

@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 from marty_msf.core.errors import BrokerUnavailable, PoisonBatch, PoisonEvent, TopicUnavailable
 from marty_msf.store.outbox_held import Refusal
-from marty_msf.worker.broker.producer import Producer, Sent
+from marty_msf.worker.broker.producer import Producer
+from marty_msf.worker.broker.sending import Sent
 from marty_msf.worker.relay.batch import ID, Encoder, Row, own_limit
 from marty_msf.worker.relay.flight import Flight, Settled
 from marty_msf.worker.relay.rules import Rules

@@ -17,7 +17,8 @@ from marty_msf.store import outbox, outbox_position
 from marty_msf.store.database import translate
 from marty_msf.worker.backoff import Backoff, pause
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import KafkaProducer, Tuning
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Tuning
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.ownership import LaneOwner
 from marty_msf.worker.relay.adopting import Who

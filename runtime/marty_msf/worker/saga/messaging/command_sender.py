@@ -22,7 +22,8 @@ from marty_msf.store.saga_reply import CallKey
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.board import Board, reason_of
 from marty_msf.worker.broker.connection import KafkaConnection
-from marty_msf.worker.broker.producer import KafkaProducer, Message, Partition, Sent
+from marty_msf.worker.broker.producer import KafkaProducer
+from marty_msf.worker.broker.sending import Message, Partition, Sent
 from marty_msf.worker.ownership import any_of
 from marty_msf.worker.saga import tracing
 from marty_msf.worker.saga.messaging.commands import Commands, Open
