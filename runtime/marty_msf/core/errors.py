@@ -98,13 +98,14 @@ class AuthenticationFailed(BrokerRefused):
 
 
 class TopicUnavailable(MartyError):
-    """A Kafka topic is missing or forbidden to our principal; `topics` are those it is about, as far as it is known."""
+    """A Kafka topic is missing, or `forbidden` to our principal; `topics` are those it is about, as far as it is known."""
 
     retryable = True
 
-    def __init__(self, message: str, topics: Iterable[str] = ()) -> None:
+    def __init__(self, message: str, topics: Iterable[str] = (), *, forbidden: bool = False) -> None:
         super().__init__(message)
         self.topics = frozenset(topics)
+        self.forbidden = forbidden
 
 
 class PoisonEvent(MartyError):

@@ -91,6 +91,7 @@ def translate(
             "; ".join(forbidden_topic(it, rights) for it in topics)
             or f"a Kafka topic is forbidden: {error}: grant {rights} on it",
             topics,
+            forbidden=True,
         ) from error
     except ClusterAuthorizationFailedError as error:
         raise BrokerRefused(

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
+#: A lane waits for so long at most until what catches up is sent.
+CATCH_UP_SECONDS: Final = 1
 #: Events held of one lane, beyond which the lane itself waits: they are copied, and a topic may be away for long.
 HELD_AT_MOST: Final = 10_000
 
@@ -24,6 +26,8 @@ class HeldKeys:
         self._dead: Counter[int] = Counter()
         #: (lane, key) -> how often a row of it was stored: tells a release that it came too late.
         self._times: Counter[tuple[int, str]] = Counter()
+        #: (lane, key) of what catches up -> until when its lane waits for it.
+        self._catching_up: dict[tuple[int, str], float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._stored or self._pending)
@@ -73,6 +77,28 @@ class HeldKeys:
     def full(self) -> AbstractSet[int]:
         """The lanes of which so much is held that the rest waits in the outbox."""
         return {lane for lane, events in self._held.items() if events >= HELD_AT_MOST}
+
+    def catch_up(self, keys: Iterable[tuple[int, str]], now: float) -> None:
+        """All that was held of these aggregates is sent: what was held behind it meanwhile is soon, and then they are free.
+
+        `now` is a time of time.monotonic.
+        """
+        for lane, key in keys:
+            if self.holds(lane, key):
+                self._catching_up.setdefault((lane, key), now + CATCH_UP_SECONDS)
+
+    def stand_still(self, keys: Iterable[tuple[int, str]]) -> None:
+        """Something of these aggregates cannot be sent now: nobody waits for them."""
+        for key in keys:
+            self._catching_up.pop(key, None)
+
+    def catching_up(self, now: float) -> AbstractSet[int]:
+        """The lanes of which nothing is to be read until their aggregates are free."""
+        if not self._catching_up:
+            return frozenset()
+        known = self._catching_up
+        self._catching_up = {key: until for key, until in known.items() if until > now and self.holds(*key)}
+        return {lane for lane, _ in self._catching_up}
 
     def decided(self, lane: int, key: str | None) -> None:
         """An event of this aggregate will be stored as held."""

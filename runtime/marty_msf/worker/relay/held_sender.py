@@ -8,6 +8,7 @@ batches; once a batch is refused its aggregates go one event at a time, which sh
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -39,8 +40,6 @@ CHAIN: Final = 500
 COPIES: Final = 100
 #: Between two looks at what people's verbs have changed.
 COUNT_SECONDS: Final = 2
-#: Between two looks for a topic that is missing.
-MISSING_SECONDS: Final = 1
 #: Before a dead-letter topic is asked again for a copy that it refused: somebody may have raised its limit.
 COPY_AGAIN_SECONDS: Final = 300
 
@@ -122,6 +121,7 @@ class HeldSender:
                 await self._send(_sendable(rows), outcome)
             finally:
                 settled = await to_its_end(self._settle(rows, outcome, epochs))
+            self._tell_progress(rows, outcome)
             copied = await self._copy(epochs)
         return HeldPass(settled.published, sum(settled.dead.values()), not (rows or copied))
 
@@ -133,7 +133,7 @@ class HeldSender:
                 if count:
                     del self._shared.missing[topic]
                 else:
-                    self._shared.miss(topic, MISSING_SECONDS)
+                    self._shared.miss(topic)
 
     async def _send(self, chains: Sequence[Sequence[asyncpg.Record]], outcome: _Outcome) -> None:
         if not chains:
@@ -142,7 +142,7 @@ class HeldSender:
         partitions = await producer.partitions({row[TOPIC] for chain in chains for row in chain})
         for topic, count in partitions.items():
             if not count:
-                self._shared.miss(topic, MISSING_SECONDS)
+                self._shared.miss(topic)
         together: list[asyncpg.Record] = []
         for chain in chains:
             there = list(takewhile(lambda row: row[TOPIC] not in self._shared.missing, chain))
@@ -196,9 +196,9 @@ class HeldSender:
                 await self.stop()
                 outcome.refused[row[ID]] = self._rules.refusal(row, row["attempts"] + 1, error, row["max_attempts"])
                 return
-            except TopicUnavailable:
+            except TopicUnavailable as error:
                 await self.stop()
-                self._shared.miss(row[TOPIC], self._rules.attempts.max_backoff_ms / 1000)
+                self._shared.miss(row[TOPIC], self._rules.unusable_seconds(error))
                 return
             except BrokerUnavailable:
                 await self.stop()
@@ -234,6 +234,13 @@ class HeldSender:
         self._shared.keys.released(settled.free, before, settled.held, settled.dead)
         return settled
 
+    def _tell_progress(self, rows: Sequence[asyncpg.Record], outcome: _Outcome) -> None:
+        """Whose lanes are to wait a moment: without that an aggregate with ever new events would be held for ever."""
+        number = Counter((row[LANE], row[AGGREGATE_ID]) for row in rows if row["in_order"])
+        left = {(row[LANE], row[AGGREGATE_ID]) for row in rows if row["in_order"] and row[ID] not in outcome.sent}
+        self._shared.keys.stand_still(left)
+        self._shared.keys.catch_up([key for key in number.keys() - left if number[key] < CHAIN], time.monotonic())
+
     async def _copy(self, epochs: Mapping[int, int]) -> bool:
         """Send dead letters to their topic; at least once each."""
         if self._topic is None or self._topic in self._shared.missing:
@@ -247,7 +254,7 @@ class HeldSender:
         producer = await self._session()
         partitions = await producer.partitions([self._topic])
         if not partitions[self._topic]:
-            self._shared.miss(self._topic, MISSING_SECONDS)
+            self._shared.miss(self._topic)
             return False
         copies: dict[int, str | None] = {}
         try:
@@ -263,10 +270,10 @@ class HeldSender:
             # One that is refused again is enough to know that nothing has changed.
             self._copy_again_at = time.monotonic() + COPY_AGAIN_SECONDS
             await self.stop()
-        except TopicUnavailable:
+        except TopicUnavailable as error:
             # It may be described but not written to, or was deleted: all are copied later, nothing else waits for it.
             await self.stop()
-            self._shared.miss(self._topic, self._rules.attempts.max_backoff_ms / 1000)
+            self._shared.miss(self._topic, self._rules.unusable_seconds(error))
             return False
         with translate():
             async with self._pool.acquire() as conn:

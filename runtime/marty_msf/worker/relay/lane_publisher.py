@@ -139,7 +139,7 @@ class LanePublisher:
                     self._shared.suspect.update(row[ID] for row in its)
         elif isinstance(error, TopicUnavailable):
             for topic in error.topics:
-                self._shared.miss(topic, self._rules.attempts.max_backoff_ms / 1000)
+                self._shared.miss(topic, self._rules.unusable_seconds(error))
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

@@ -48,8 +48,6 @@ LAST_LOOK_SECONDS: Final = 0.032
 REST_AN_EVENT: Final = 0.5
 LONGEST_REST: Final = 2.0
 LONGEST_REST_SECONDS: Final = 0.005
-#: Before a topic that is missing is looked for again.
-MISSING_SECONDS: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +207,8 @@ class Relay:
 
     async def _read(self) -> bool:
         """Read the next window, or the next part of an open one; False when nothing new is to be seen."""
-        full = self._shared.keys.full()
-        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or lane in full)}
+        waiting = self._shared.keys.full() | self._shared.keys.catching_up(time.monotonic())
+        states = {lane: state for lane, state in self._lanes.items() if not (state.draining or lane in waiting)}
         if not states:
             return False
         if (rest := self._read_again_at - time.monotonic()) > 0:
@@ -273,7 +271,7 @@ class Relay:
             partitions.update(await self._publisher.partitions(unknown))
             for topic in unknown:
                 if not partitions[topic]:
-                    self._shared.miss(topic, MISSING_SECONDS)
+                    self._shared.miss(topic)
         else:
             return
         batch = self._work.pop(level)

@@ -126,8 +126,8 @@ class SessionPublisher:
             except PoisonBatch:
                 # Which of them it is shows when they are tried one by one.
                 self._shared.suspect.update(row[ID] for row in part)
-            except TopicUnavailable:
-                self._shared.miss(sent.topic, self._rules.attempts.max_backoff_ms / 1000)
+            except TopicUnavailable as error:
+                self._shared.miss(sent.topic, self._rules.unusable_seconds(error))
             except BrokerUnavailable:
                 continue
             else:

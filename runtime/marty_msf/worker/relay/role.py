@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -45,7 +46,9 @@ logger = logging.getLogger(__name__)
 FIRST_IDLE_SECONDS: Final = 0.001
 #: Waits of the sender of held events while nothing is due: with events held, and without any.
 HELD_IDLE_SECONDS: Final = 0.1
-NOTHING_HELD_SECONDS: Final = 2
+#: While lanes wait for what is held.
+CATCH_UP_LOOK_SECONDS: Final = 0.01
+NOTHING_HELD_SECONDS: Final = 2.0
 OWN_EVERY_SECONDS: Final = outbox_position.OWNER_TTL_SECONDS / 12
 #: Part of the pod's grace period in which events in flight may still be acknowledged.
 FINISH_SECONDS: Final = 12
@@ -228,7 +231,9 @@ class RelayRole:
         backoff = Backoff(self._spec.retry.backoff_ms / 1000, self._spec.retry.max_backoff_ms / 1000)
         try:
             while not finished.is_set():
-                wait = HELD_IDLE_SECONDS if shared.keys.rows else NOTHING_HELD_SECONDS
+                wait = NOTHING_HELD_SECONDS
+                if shared.keys or shared.keys.rows:
+                    wait = CATCH_UP_LOOK_SECONDS if shared.keys.catching_up(time.monotonic()) else HELD_IDLE_SECONDS
                 try:
                     done = await sender.run_once()
                 except (BrokerUnavailable, TopicUnavailable, LeaseLost) as error:

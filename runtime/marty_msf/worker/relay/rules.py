@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from marty_msf.core.errors import MartyError
+from marty_msf.core.errors import MartyError, TopicUnavailable
 from marty_msf.core.outbox.attempts import AttemptRules, verdict
 from marty_msf.core.outbox.batch_size import PROMPT_SECONDS
 from marty_msf.core.outbox.cause import cause
 from marty_msf.core.resources.outbox_relay import Blocking, OutboxRelaySpec
 from marty_msf.store.outbox_held import Refusal
 from marty_msf.worker.relay.batch import EVENT_TYPE, TOPIC, Row
+from marty_msf.worker.relay.shared import MISSING_SECONDS
 from marty_msf.worker.relay.work import Level
 
 
@@ -31,6 +32,10 @@ class Rules:
     #: Whether a dead letter holds the later events of its aggregate.
     dead_block: bool
     analyses: bool
+
+    def unusable_seconds(self, error: TopicUnavailable) -> float:
+        """How long nothing is sent to a topic. Of one that is forbidden it shows only when it is tried whether it still is."""
+        return self.attempts.max_backoff_ms / 1000 if error.forbidden else MISSING_SECONDS
 
     def refusal(self, row: Row, attempts: int, error: MartyError, own_limit: int | None) -> Refusal:
         """What becomes of an event that was refused; `attempts` were made."""

@@ -4,8 +4,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from marty_msf.worker.relay.exceptions import AheadIds, HeldKeys
+
+#: Before a topic that is missing is looked for again.
+MISSING_SECONDS: Final = 1
 
 
 @dataclass(slots=True)
@@ -28,7 +32,7 @@ class Shared:
     #: Taken while held events are being sent.
     sending_held: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def miss(self, topic: str, seconds: float) -> None:
+    def miss(self, topic: str, seconds: float = MISSING_SECONDS) -> None:
         """The topic cannot be used: nothing is sent to it for so long."""
         self.missing[topic] = time.monotonic() + seconds
 
