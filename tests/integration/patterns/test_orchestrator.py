@@ -198,9 +198,9 @@ async def test_a_saga_waits_for_a_handler_that_its_process_does_not_have_yet(
         stuck = await first.start_saga("slow", hanging)
         await blocked.wait()
         # As after a crash: the process is gone, its calls are in flight for ever.
-        assert first._running is not None
-        assert first._running._task is not None
-        first._running._task.cancel()
+        assert first._life.running is not None
+        assert first._life.running._task is not None
+        first._life.running._task.cancel()
     await conn.execute("UPDATE marty.lease SET expires_at = now(); DELETE FROM marty.worker")
 
     shop = Shop()

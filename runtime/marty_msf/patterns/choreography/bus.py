@@ -4,11 +4,10 @@ Publishing goes through the outbox, which a relay (an OutboxRelay, or `marty run
 Kafka itself. Both need the service's own Postgres, and nothing else is shared between services.
 """
 
-import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -30,12 +29,12 @@ from marty_msf.patterns.choreography.handling import ONGOING, EventHandler, Hand
 from marty_msf.patterns.choreography.running import Running
 from marty_msf.patterns.database import opened
 from marty_msf.patterns.kafka import NOWHERE, connection_of
+from marty_msf.patterns.life import Life
 from marty_msf.patterns.settings import from_process
 from marty_msf.store import inbox, outbox_enqueue
 from marty_msf.store.database import translate
 from marty_msf.store.inbox import Parked
 from marty_msf.worker.board import Board
-from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 
@@ -104,10 +103,7 @@ class EventBus:
         self._concurrency = whole_number("concurrency", concurrency, MOST_CONCURRENCY)
         self._handlers: dict[str, list[EventHandler]] = {}
         self._board = Board()
-        self._running: Running | None = None
-        self._stack = AsyncExitStack()
-        #: Held by a start or stop under way.
-        self._changing = asyncio.Lock()
+        self._life: Life[Running] = Life(f"event bus {self._name!r}")
 
     @property
     def handler_timeout_seconds(self) -> float:
@@ -119,7 +115,7 @@ class EventBus:
 
         Raises NotRunning after `start`: events that were read by then would be missing.
         """
-        if self._running:
+        if self._life.running:
             raise NotRunning(f"event bus {self._name!r} runs already: subscribe before start()")
         if not (isinstance(event_type, str) and event_type and keepable(event_type)):
             raise InvalidDefinition(
@@ -143,9 +139,7 @@ class EventBus:
 
         Raises DatabaseUnavailable, SchemaOutdated, DatabaseMissing; Kafka's absence and later losses are waited out.
         """
-        async with self._changing:
-            if self._running:
-                raise NotRunning(f"event bus {self._name!r} runs already: call stop() before the next start()")
+        async with self._life.starting() as stack:
             servers = self._bootstrap_servers
             if servers is None:
                 servers = from_process().kafka_bootstrap_servers
@@ -153,28 +147,26 @@ class EventBus:
                 raise InvalidDefinition(
                     "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
                 )
-            async with AsyncExitStack() as stack:
-                resource = f"{LIBRARY_NAMESPACE}/{self._name}"
-                size = self._concurrency + FURTHER_CONNECTIONS
-                pool = await stack.enter_async_context(
-                    opened(self._database_url, self._data_directory, f"marty-events {resource}", size)
-                )
-                holder = f"{self._name}/{secrets.token_hex(4)}"
-                running = Running(
-                    Context(pool, holder, resource, self._board, new_registry(self._board)),
-                    self._handlers,
-                    connection=connection_of({"bootstrap_servers": servers, **self._kafka_security})
-                    if servers
-                    else NOWHERE,
-                    topics=self._reads,
-                    retries=self._retries,
-                    timeout_seconds=self._timeout_seconds,
-                    remember_hours=self._remember_hours,
-                    concurrency=self._concurrency,
-                )
-                stack.push_async_callback(running.stop)
-                self._stack = stack.pop_all()
-            self._running = running
+            resource = f"{LIBRARY_NAMESPACE}/{self._name}"
+            size = self._concurrency + FURTHER_CONNECTIONS
+            pool = await stack.enter_async_context(
+                opened(self._database_url, self._data_directory, f"marty-events {resource}", size)
+            )
+            holder = f"{self._name}/{secrets.token_hex(4)}"
+            running = Running(
+                Context(pool, holder, resource, self._board, new_registry(self._board)),
+                self._handlers,
+                connection=connection_of({"bootstrap_servers": servers, **self._kafka_security})
+                if servers
+                else NOWHERE,
+                topics=self._reads,
+                retries=self._retries,
+                timeout_seconds=self._timeout_seconds,
+                remember_hours=self._remember_hours,
+                concurrency=self._concurrency,
+            )
+            stack.push_async_callback(running.stop)
+            self._life.running = running
             running.start()
 
     async def stop(self) -> None:
@@ -182,15 +174,12 @@ class EventBus:
 
         Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
         """
-        async with self._changing:
-            if self._running:
-                self._running = None
-                await to_its_end(self._stack.aclose())
+        await self._life.stop()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """A transaction of the service's database; `publish` within it takes part."""
-        pool = self._at_work().context.pool
+        pool = self._life.at_work().context.pool
         with translate():
             conn = await pool.acquire()
         try:
@@ -251,7 +240,7 @@ class EventBus:
         DatabaseUnavailable.
         """
         whole_number("limit", limit, MOST_PARKED)
-        running = self._at_work()
+        running = self._life.at_work()
         with translate():
             async with running.context.pool.acquire() as conn:
                 return await inbox.parked(conn, running.consumer, limit)
@@ -264,7 +253,7 @@ class EventBus:
         """
         whole_number("limit", limit, MOST_PARKED)
         key = None if aggregate_id is None else _shown("aggregate_id", aggregate_id, "key").encode()
-        running = self._at_work()
+        running = self._life.at_work()
         with translate():
             async with running.context.pool.acquire() as conn:
                 heads = await inbox.heads(conn, running.consumer, key, limit)
@@ -281,7 +270,7 @@ class EventBus:
     async def discard(self, event_id: str) -> int:
         """Give a parked event up: it counts as handled, and what waits behind it can be redriven. Returns 0 or 1."""
         _shown("event_id", event_id, "event_id")
-        running = self._at_work()
+        running = self._life.at_work()
         with translate():
             async with running.context.pool.acquire() as conn:
                 return await inbox.discard(conn, running.consumer, event_id)
@@ -290,18 +279,18 @@ class EventBus:
         """Within the handling of an event: do not record it as handled, so that its next delivery is handled as well."""
         source, event_id = event_identity.of_event(event.source, event.id)
         with translate():
-            await inbox.forget(event.connection, self._at_work().consumer, source, event_id)
+            await inbox.forget(event.connection, self._life.at_work().consumer, source, event_id)
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""
-        if self._running is None:
+        if self._life.running is None:
             return {"status": "unhealthy", "problems": ["the event bus is not started"]}
         problems, parked = [problem.message for problem in self._board.current()], None
         blocked = self._board.blocked
         try:
             with translate():
-                async with self._running.context.pool.acquire() as conn:
-                    parked = await inbox.count_parked(conn, self._running.consumer, COUNTED)
+                async with self._life.running.context.pool.acquire() as conn:
+                    parked = await inbox.count_parked(conn, self._life.running.consumer, COUNTED)
         except MartyError as error:
             problems, blocked = [str(error), *problems], True
         if parked:
@@ -317,11 +306,6 @@ class EventBus:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.stop()
-
-    def _at_work(self) -> Running:
-        if self._running is None:
-            raise NotRunning(f"event bus {self._name!r} is not started: await start() first")
-        return self._running
 
 
 def _waiting_for_a_person(parked: int) -> str:

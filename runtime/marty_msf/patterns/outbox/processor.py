@@ -1,8 +1,6 @@
 """Publishing the outbox from a process of the application's own, with the relay that the pods of an OutboxRelay run."""
 
-import asyncio
 import secrets
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +8,7 @@ from typing import Any, Final, Self
 
 from prometheus_client import CollectorRegistry
 
-from marty_msf.core.errors import InvalidDefinition, MartyError, NotRunning
+from marty_msf.core.errors import InvalidDefinition, MartyError
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.resources.kafka import check_linger
 from marty_msf.core.resources.outbox_relay import OutboxRelaySpec
@@ -19,6 +17,7 @@ from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns import arguments
 from marty_msf.patterns.arguments import must_be
 from marty_msf.patterns.database import opened
+from marty_msf.patterns.life import Life
 from marty_msf.patterns.outbox.broker import KafkaMessageBroker
 from marty_msf.patterns.outbox.config import OutboxConfig, relay_spec
 from marty_msf.patterns.outbox.repository import EnhancedOutboxRepository
@@ -27,7 +26,6 @@ from marty_msf.patterns.outbox.status import OutboxMetrics
 from marty_msf.store.database import translate
 from marty_msf.store.session import Session, is_of_this_database
 from marty_msf.worker.board import Board
-from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 
@@ -72,10 +70,7 @@ class EnhancedOutboxProcessor:
         self._database_url = arguments.database_url(database_url)
         self._data_directory = arguments.data_directory(data_directory)
         self._board = Board()
-        self._running: Running | None = None
-        self._stack = AsyncExitStack()
-        #: Held by a start or stop under way.
-        self._changing = asyncio.Lock()
+        self._life: Life[Running] = Life("the outbox processor")
 
     async def start(self) -> None:
         """Connect and publish until `stop`, with the configuration as it is now.
@@ -83,49 +78,42 @@ class EnhancedOutboxProcessor:
         Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`), DatabaseMissing, and InvalidDefinition when
         the repository writes to another database; Kafka's absence and later losses are waited out.
         """
-        async with self._changing:
-            if self._running:
-                raise NotRunning("the outbox processor runs already: call stop() before the next start()")
+        async with self._life.starting() as stack:
             spec = self._spec()
             config = RelayConfig(namespace=LIBRARY_NAMESPACE, name=NAME, spec=spec)
             self._board.clear()
             self._board.report(ProblemReason.STARTING, "the processor does not publish yet")
             url = self._database_url or getattr(self._session, "url", None)
-            async with AsyncExitStack() as stack:
-                pool = await stack.enter_async_context(
-                    opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)
-                )
-                if url is None and self._session:
-                    await _check_database(pool, self._session)
-                holder = f"{NAME}/{secrets.token_hex(4)}"
-                running = Running(
-                    Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
-                )
-                await running.start()
-                stack.push_async_callback(running.stop)
-                self._stack = stack.pop_all()
-            self._running = running
+            pool = await stack.enter_async_context(
+                opened(url, self._data_directory, f"marty-relay {config.resource}", CONNECTIONS)
+            )
+            if url is None and self._session:
+                await _check_database(pool, self._session)
+            holder = f"{NAME}/{secrets.token_hex(4)}"
+            running = Running(
+                Context(pool, holder, config.resource, self._board, new_registry(self._board)), config, self._broker
+            )
+            await running.start()
+            stack.push_async_callback(running.stop)
+            self._life.running = running
 
     async def stop(self) -> None:
         """Let events in flight be acknowledged and let go of Kafka and the database. Does nothing when it does not run.
 
         Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
         """
-        async with self._changing:
-            if self._running:
-                self._running = None
-                await to_its_end(self._stack.aclose())
+        await self._life.stop()
 
     def get_metrics(self) -> OutboxMetrics:
         """Numbers of the whole outbox, as of the last second or two. Raises NotRunning."""
-        return self._at_work().metrics
+        return self._life.at_work().metrics
 
     async def get_processing_lag(self) -> float:
         """Age of the oldest committed event that the relay has not come by, in seconds; 0 without any.
 
         Raises DatabaseUnavailable, NotRunning.
         """
-        return (await self._at_work().look()).processing_lag_seconds
+        return (await self._life.at_work().look()).processing_lag_seconds
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why.
@@ -133,7 +121,7 @@ class EnhancedOutboxProcessor:
         Unhealthy while nothing can be published, or the lag is not below the configuration's healthy_lag_seconds.
         `oldest_open_writer` names who keeps a transaction open (name and seconds, or None): its events wait for its end.
         """
-        running = self._running
+        running = self._life.running
         if running is None:
             return {"status": "unhealthy", "problems": ["the outbox processor is not started"]}
         problems, lag, failed = [problem.message for problem in self._board.current()], None, None
@@ -165,7 +153,7 @@ class EnhancedOutboxProcessor:
     @property
     def prometheus_registry(self) -> CollectorRegistry:
         """What `prometheus_client` can expose: the metrics that a relay's pods have, of this process. Raises NotRunning."""
-        return self._at_work().context.registry
+        return self._life.at_work().context.registry
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -181,11 +169,6 @@ class EnhancedOutboxProcessor:
         spec = relay_spec(self._config, self._broker.connection.servers)
         check_linger("linger_ms", self._broker.tuning.linger_ms, "batch_timeout_ms", spec.batch_timeout_ms)
         return spec
-
-    def _at_work(self) -> Running:
-        if self._running is None:
-            raise NotRunning("the outbox processor is not started: await start() first")
-        return self._running
 
 
 async def _check_database(pool: Any, session: Session) -> None:

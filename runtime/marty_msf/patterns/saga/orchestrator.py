@@ -4,7 +4,6 @@ import asyncio
 import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -13,7 +12,7 @@ from uuid import UUID
 import asyncpg
 from prometheus_client import CollectorRegistry
 
-from marty_msf.core.errors import BusinessKeyTaken, MartyError, NotRunning, UnknownSaga
+from marty_msf.core.errors import BusinessKeyTaken, MartyError, UnknownSaga
 from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.quantile import quantile
 from marty_msf.core.saga.instance import LIVE
@@ -21,6 +20,7 @@ from marty_msf.core.saga.own_data import OWN_DATA
 from marty_msf.patterns.arguments import data_directory as checked_data_directory
 from marty_msf.patterns.arguments import database_url as checked_database_url
 from marty_msf.patterns.database import opened
+from marty_msf.patterns.life import Life
 from marty_msf.patterns.saga import arguments
 from marty_msf.patterns.saga.compiling import Bounds, Compiled, Compiler, asks_the_same, saga_type_of
 from marty_msf.patterns.saga.running import Running
@@ -30,7 +30,6 @@ from marty_msf.patterns.settings import from_process
 from marty_msf.store import saga_instance, saga_lookup
 from marty_msf.store.database import translate
 from marty_msf.worker.board import Board
-from marty_msf.worker.groups import to_its_end
 from marty_msf.worker.metrics import new_registry
 from marty_msf.worker.role import Context
 from marty_msf.worker.saga import tracing
@@ -83,10 +82,7 @@ class SagaOrchestrator:
         step_timeout_ms = arguments.step_seconds(timeout_per_step) * 1000
         self._compiler = Compiler(self._handlers, Bounds(timeout_seconds, step_timeout_ms, max_parallel_steps))
         self._board = Board()
-        self._running: Running | None = None
-        self._stack = AsyncExitStack()
-        #: Held by a start or stop under way.
-        self._changing = asyncio.Lock()
+        self._life: Life[Running] = Life(f"orchestrator {self._name!r}")
 
     def register_step_handler(self, step_name: str, handler: StepHandler) -> None:
         """`handler(context)` does the step `step_name` in this process; a coroutine function, or a plain one for a thread.
@@ -131,41 +127,34 @@ class SagaOrchestrator:
         Raises DatabaseUnavailable, SchemaOutdated (then run `marty migrate`) and DatabaseMissing; later losses of the
         database are waited out.
         """
-        async with self._changing:
-            if self._running:
-                raise NotRunning(f"orchestrator {self._name!r} runs already: call stop() before the next start()")
+        async with self._life.starting() as stack:
             workers = self._worker_count if worker_count is None else arguments.worker_count(worker_count)
             services = self._services
             if services is None:
                 services = arguments.service_addresses(from_process().services)
             self._board.clear()
-            async with AsyncExitStack() as stack:
-                stack.callback(self._handlers.close)
-                pool = await stack.enter_async_context(
-                    opened(self._database_url, self._data_directory, f"marty-saga {self._resource}", CONNECTIONS)
-                )
-                holder = f"{self._name}/{secrets.token_hex(4)}"
-                running = Running(
-                    Context(pool, holder, self._resource, self._board, new_registry(self._board)),
-                    self._handlers,
-                    services,
-                    workers,
-                    self._retention_hours,
-                )
-                stack.push_async_callback(running.stop)
-                await running.start()
-                self._stack = stack.pop_all()
-            self._running = running
+            stack.callback(self._handlers.close)
+            pool = await stack.enter_async_context(
+                opened(self._database_url, self._data_directory, f"marty-saga {self._resource}", CONNECTIONS)
+            )
+            holder = f"{self._name}/{secrets.token_hex(4)}"
+            running = Running(
+                Context(pool, holder, self._resource, self._board, new_registry(self._board)),
+                self._handlers,
+                services,
+                workers,
+                self._retention_hours,
+            )
+            stack.push_async_callback(running.stop)
+            await running.start()
+            self._life.running = running
 
     async def stop(self) -> None:
         """Let calls in flight end, hand the sagas over and let go of the database. Does nothing when it does not run.
 
         Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
         """
-        async with self._changing:
-            if self._running:
-                self._running = None
-                await to_its_end(self._stack.aclose())
+        await self._life.stop()
 
     async def start_saga(
         self,
@@ -185,7 +174,7 @@ class SagaOrchestrator:
         context or key that cannot be, BusinessKeyTaken when the key's saga follows other steps, NotRunning, and
         DatabaseUnavailable when it is unknown whether it was started.
         """
-        running = self._at_work()
+        running = self._life.at_work()
         forms = read_steps(steps)
         compiled = self._compiler.compile(saga_type, forms)
         given = arguments.start_context(context)
@@ -201,7 +190,7 @@ class SagaOrchestrator:
 
     async def get_saga_status(self, saga_id: str) -> SagaStatus:
         """How a saga of this name fares. Raises UnknownSaga, DatabaseUnavailable, NotRunning."""
-        instance, running = self._id(saga_id), self._at_work()
+        instance, running = self._id(saga_id), self._life.at_work()
         with translate():
             async with self._pool().acquire() as conn:
                 portrait = await show(conn, self._resource, instance)
@@ -211,7 +200,7 @@ class SagaOrchestrator:
 
     async def wait_for_saga(self, saga_id: str, timeout_seconds: float | None = None) -> SagaStatus:
         """Its status once it has ended or is parked; whatever it is after `timeout_seconds`. Raises as above."""
-        instance, running = self._id(saga_id), self._at_work()
+        instance, running = self._id(saga_id), self._life.at_work()
         now = asyncio.get_running_loop().time
         until = math.inf if timeout_seconds is None else now() + timeout_seconds
         while True:
@@ -226,7 +215,7 @@ class SagaOrchestrator:
 
     async def get_metrics(self) -> SagaMetrics:
         """Numbers of all sagas of this name. Raises DatabaseUnavailable, NotRunning."""
-        running = self._at_work()
+        running = self._life.at_work()
         with translate():
             async with self._pool().acquire() as conn:
                 found = await saga_instance.totals(conn, self._resource)
@@ -246,11 +235,11 @@ class SagaOrchestrator:
     @property
     def prometheus_registry(self) -> CollectorRegistry:
         """What `prometheus_client` can expose: the metrics that a Saga's pods have, of this process. Raises NotRunning."""
-        return self._at_work().context.registry
+        return self._life.at_work().context.registry
 
     async def health_check(self) -> dict[str, Any]:
         """`status` is healthy, degraded (something waits for a person) or unhealthy; `problems` says why."""
-        running = self._running
+        running = self._life.running
         if running is None:
             return {"status": "unhealthy", "problems": ["the orchestrator is not started"]}
         problems = [*(problem.message for problem in self._board.current()), *running.missing()]
@@ -291,8 +280,8 @@ class SagaOrchestrator:
         )
 
     def _changed(self) -> None:
-        if self._running:
-            self._running.handlers_changed()
+        if self._life.running:
+            self._life.running.handlers_changed()
 
     def _id(self, saga_id: str) -> UUID:
         try:
@@ -307,9 +296,4 @@ class SagaOrchestrator:
         )
 
     def _pool(self) -> asyncpg.Pool:
-        return self._at_work().context.pool
-
-    def _at_work(self) -> Running:
-        if self._running is None:
-            raise NotRunning(f"orchestrator {self._name!r} is not started: await start() first")
-        return self._running
+        return self._life.at_work().context.pool
