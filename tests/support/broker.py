@@ -119,9 +119,9 @@ class Broker:
 
 
 @asynccontextmanager
-async def broker(directory: Path) -> AsyncIterator[Broker]:
-    """A started broker, ended with the test."""
-    made = Broker(directory)
+async def broker(directory: Path, settings: str = "") -> AsyncIterator[Broker]:
+    """A started broker, ended with the test; `settings` as Broker has them."""
+    made = Broker(directory, settings=settings)
     try:
         await made.start()
         yield made

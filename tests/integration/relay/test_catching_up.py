@@ -11,13 +11,16 @@ import pytest
 from marty_msf.core.worker_status import ProblemReason
 from tests.integration.relay.setup import discarding_late_ones, enqueue, numbers_by_key, relay_config
 from tests.integration.relay.writers import unpublished
-from tests.support.kafka import read_topic, recreate_topic
+from tests.support.kafka import create_topic, delete_topics, read_topic, recreate_topic
 from tests.support.waiting import eventually
 from tests.support.workers import worker
 
 pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(120)]
 
 KEYS = [f"key-{number}" for number in range(10)]
+ONE_OF_EACH = """
+SELECT marty.enqueue_event($1, 'counted', jsonb_build_object('n', $2::integer), key, 'thing') FROM unnest($3::text[]) AS key
+"""
 
 
 class Writer:
@@ -88,6 +91,51 @@ async def test_a_busy_aggregate_is_free_soon_after_an_event_of_it_was_delayed(
         await eventually(lambda: unpublished(conn), lambda left: left <= 0)
     everything = numbers_by_key(read_topic(kafka_bootstrap, topic))
     assert everything == {key: list(range(-1, writer.number)) for key in KEYS}
+
+
+@pytest.mark.parametrize("transactional", [False, True], ids=["usual", "transactional"])
+async def test_many_busy_aggregates_are_free_soon_after_their_topic_appeared(
+    postgres_url: str,
+    conn: asyncpg.Connection,
+    kafka_bootstrap: str,
+    topic_factory: Callable[..., str],
+    tmp_path: Path,
+    *,
+    transactional: bool,
+) -> None:
+    """Naive: what is held is sent lane by lane, more slowly than more of it is written, and grows for ever."""
+    topic = topic_factory("busy")
+    missing = f"{topic}-missing"
+    keys = [f"key-{number}" for number in range(300)]
+    kafka = {"bootstrapServers": kafka_bootstrap, "producer": {"transactional": transactional}}
+    config = relay_config(tmp_path / "config.json", kafka_bootstrap, kafka=kafka)
+    writing, written = True, 0
+
+    async def write() -> None:
+        nonlocal written
+        mine = await asyncpg.connect(postgres_url)
+        while writing:
+            await mine.execute(ONE_OF_EACH, topic, written, keys)
+            written += 1
+            await asyncio.sleep(0.2)
+        await mine.close()
+
+    async with worker(config, postgres_url, tmp_path, "first") as first:
+        await first.ready()
+        await conn.execute(ONE_OF_EACH, missing, -1, keys)
+        await eventually(lambda: held(conn), lambda rows: rows == len(keys))
+        writer = asyncio.create_task(write())
+        await eventually(lambda: held(conn), lambda rows: rows > 5 * len(keys))
+        create_topic(kafka_bootstrap, missing)
+        try:
+            await eventually(lambda: held(conn), lambda rows: rows == 0, seconds=40)
+        finally:
+            writing = False
+            await writer
+            delete_topics(kafka_bootstrap, [missing])
+        await eventually(lambda: unpublished(conn), lambda left: left <= 0, seconds=40)
+    expected = {key: list(range(written)) for key in keys}
+    assert discarding_late_ones(read_topic(kafka_bootstrap, topic)) == expected
 
 
 async def test_a_topic_that_was_made_anew_with_fewer_partitions_is_used_again_soon(

@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,8 @@ from marty_msf.worker.broker.produce_request import Answer, ProduceRequest
 from marty_msf.worker.broker.producer import ACKNOWLEDGE_SECONDS, KafkaProducer
 from marty_msf.worker.broker.sending import DEFAULT_TUNING, Message, Sent, Tuning
 from marty_msf.worker.broker.session import ProduceSession
-from tests.support.kafka import count_topic, delete_topics, read_topic
+from tests.support.broker import broker
+from tests.support.kafka import count_topic, create_topic, delete_topics, read_topic
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
@@ -213,3 +215,57 @@ async def test_an_outage_of_the_connection_is_not_told_when_it_ends_in_time(
 
         await eventually(requests, lambda count: count == 0)
     assert await values(kafka_bootstrap, topic) == [list(range(first, 90, PARTITIONS)) for first in range(PARTITIONS)]
+
+
+async def test_a_request_that_is_too_large_for_the_broker_goes_in_parts(tmp_path: Path) -> None:
+    """Naive: the broker ends the connection, and the same request goes again until the deadline."""
+    body = b"x" * 600_000
+    async with broker(tmp_path, "socket.request.max.bytes=3000000\n") as made, started(made.bootstrap) as producer:
+        create_topic(made.bootstrap, "large", 8)
+        sent = await producer.send({("large", number): [tail(b"key", body, [])] * 2 for number in range(8)})
+        await producer.acknowledged(sent)
+        assert await asyncio.to_thread(count_topic, made.bootstrap, "large") == 16
+
+
+async def test_a_topic_is_not_forgotten_for_another_one_that_is_asked_for(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    """Naive: it was known from an answer about all topics, is not asked for again, and passes for deleted."""
+    topic = topic_factory("known", partitions=PARTITIONS)
+    async with started(kafka_bootstrap, Tuning(linger_ms=3_000), acknowledge_seconds=60) as producer:
+        await producer.ask(10)
+        sent = await producer.send({(topic, 0): [numbered(0)]})
+        assert await producer.partitions([f"{topic}-missing"]) == {f"{topic}-missing": 0}
+        await producer.acknowledged(sent)
+
+
+async def test_who_gives_up_waiting_disturbs_nobody_else(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory("waited", partitions=1)
+    async with started(kafka_bootstrap, Tuning(linger_ms=200)) as producer:
+        sent = await producer.send({(topic, 0): [numbered(0)]})
+        first, second = (asyncio.create_task(producer.acknowledged(sent)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await second
+    assert first.cancelled()
+
+
+async def test_a_stop_that_is_cancelled_leaves_nothing_open(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    before = asyncio.all_tasks()
+    producer = KafkaProducer(KafkaConnection(kafka_bootstrap), {})
+    await producer.start()
+    await producer.acknowledged(await producer.send({(topic_factory("stopped", partitions=1), 0): [numbered(0)]}))
+    stopping = asyncio.create_task(producer.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+
+    async def left() -> set[asyncio.Task[Any]]:
+        return asyncio.all_tasks() - before
+
+    await eventually(left, lambda tasks: not tasks, seconds=5)

@@ -111,13 +111,13 @@ def test_a_lane_waits_for_what_catches_up_until_it_is_free_and_not_for_long() ->
         keys.decided(1, key)
         keys.stored([(1, key)], {1: 1})
     keys.decided(2, "c")
-    keys.catch_up([(1, "a"), (2, "c"), (3, "free")], 100.0)
+    keys.catch_up([(1, "a"), (2, "c"), (3, "free")], 101.0)
     assert keys.catching_up(100.0) == {1, 2}
     keys.released([(1, "a")], keys.times([(1, "a")]), {1: -1}, {})
     assert keys.catching_up(100.5) == {2}
-    keys.catch_up([(2, "c")], 100.9)
+    keys.catch_up([(2, "c")], 101.9)
     assert keys.catching_up(101.1) == frozenset(), "it was asked for again before its time was over"
-    keys.catch_up([(2, "c")], 101.1)
+    keys.catch_up([(2, "c")], 102.1)
     assert keys.catching_up(101.2) == {2}
     keys.forget()
     assert keys.catching_up(101.2) == frozenset(), "nothing of it is held any more"
@@ -126,7 +126,7 @@ def test_a_lane_waits_for_what_catches_up_until_it_is_free_and_not_for_long() ->
 def test_no_lane_waits_for_what_cannot_be_sent() -> None:
     keys = HeldKeys()
     keys.decided(1, "a")
-    keys.catch_up([(1, "a")], 100.0)
+    keys.catch_up([(1, "a")], 101.0)
     keys.stand_still([(1, "a"), (2, "unknown")])
     assert keys.catching_up(100.0) == frozenset()
 

@@ -32,6 +32,7 @@ from marty_msf.worker.broker.sending import (
     Tuning,
 )
 from marty_msf.worker.broker.session import ProduceSession
+from marty_msf.worker.groups import to_its_end
 
 ACKNOWLEDGE_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 10
@@ -162,7 +163,8 @@ class KafkaProducer:
                 for batch in sent:
                     with translate(self._connection, batch.topic, WRITE):
                         try:
-                            await batch.acknowledged
+                            # Shielded: somebody else may wait for it, too.
+                            await asyncio.shield(batch.acknowledged)
                         except RECORD_REFUSED as error:
                             raise self._refused(batch, error) from error
                         except Halted as error:
@@ -175,7 +177,8 @@ class KafkaProducer:
         if not self._stopped:
             self._stopped = True
             if self._made:
-                await self._made.abandon()
+                # As a whole: nobody comes back for the rest.
+                await to_its_end(self._made.abandon())
 
     def _batches(self, topic: str, messages: Sequence[Message]) -> Iterable[RecordBatch]:
         tuning = self._tuning

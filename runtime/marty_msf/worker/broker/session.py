@@ -38,6 +38,10 @@ RETRY_SECONDS: Final = 0.1
 #: A partition that is new may be unknown to some brokers for a moment; one that stays away longer was deleted.
 GONE_SECONDS: Final = 2.0
 CLOSE_SECONDS: Final = 1
+#: Of a request, unless one batch alone has more. A broker ends the connection of one that is over its
+#: socket.request.max.bytes, and so each loss of a connection halves it, down to what Kafka's own clients send at most.
+REQUEST_BYTES: Final = 8 * 1024 * 1024
+LEAST_REQUEST_BYTES: Final = 1024 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +76,7 @@ class ProduceSession:
         self._busy: set[int] = set()
         self._sending: dict[Partition, _Waiting] = {}
         self._requests: set[asyncio.Task[None]] = set()
+        self._request_bytes = REQUEST_BYTES
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
 
@@ -143,6 +148,7 @@ class ProduceSession:
             return
         now = time.monotonic()
         chosen: defaultdict[int, list[_Waiting]] = defaultdict(list)
+        room: dict[int, int] = {}
         again_at: float | None = None
         gone: list[_Waiting] = []
         for partition, queue in self._queues.items():
@@ -156,8 +162,9 @@ class ProduceSession:
                     gone.append(first)
                 self._client.force_metadata_update()
                 again_at = now + RETRY_SECONDS if again_at is None else min(again_at, now + RETRY_SECONDS)
-            elif node not in self._busy:
+            elif node not in self._busy and (left := room.get(node, self._request_bytes)) > 0:
                 chosen[node].append(first)
+                room[node] = left - first.batch.size()
         for node, its in chosen.items():
             self._request(node, its)
         if gone:
@@ -184,10 +191,11 @@ class ProduceSession:
         topics: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
         for waiting in chosen:
             partition = waiting.partition
-            queue = self._queues[partition]
+            queue = self._queues.pop(partition)
             queue.popleft()
-            if not queue:
-                del self._queues[partition]
+            if queue:
+                # Behind those that found no room in this request.
+                self._queues[partition] = queue
             if not waiting.numbered:
                 self._number(waiting)
             self._sending[partition] = waiting
@@ -211,6 +219,7 @@ class ProduceSession:
             answer: Answer = await self._client.send(node, request)
         except KafkaError as error:
             logger.info("a request to Kafka's node %s is sent again: %r", node, error)
+            self._request_bytes = max(self._request_bytes // 2, LEAST_REQUEST_BYTES)
             errors: Mapping[Partition, KafkaError | None] = dict.fromkeys((it.partition for it in chosen), error)
         else:
             errors = {
@@ -289,7 +298,10 @@ def _fail(waiting: _Waiting, error: KafkaError) -> None:
 async def describe(client: AIOKafkaClient, topic: str) -> int:
     """See Session."""
     found = client.cluster.partitions_for_topic(topic)
-    if found is None:
+    if found is not None:
+        # Known from an answer about all topics, maybe: the next one is about those of this set, and forgets the others.
+        client._topics.add(topic)
+    else:
         client.add_topic(topic)
         # The first answer may be to a question that was on its way, and not about this topic.
         for _ in range(2):

@@ -9,8 +9,6 @@ from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-#: A lane waits for so long at most until what catches up is sent.
-CATCH_UP_SECONDS: Final = 1
 #: Events held of one lane, beyond which the lane itself waits: they are copied, and a topic may be away for long.
 HELD_AT_MOST: Final = 10_000
 
@@ -78,14 +76,14 @@ class HeldKeys:
         """The lanes of which so much is held that the rest waits in the outbox."""
         return {lane for lane, events in self._held.items() if events >= HELD_AT_MOST}
 
-    def catch_up(self, keys: Iterable[tuple[int, str]], now: float) -> None:
+    def catch_up(self, keys: Iterable[tuple[int, str]], until: float) -> None:
         """All that was held of these aggregates is sent: what was held behind it meanwhile is soon, and then they are free.
 
-        `now` is a time of time.monotonic.
+        Their lanes wait `until` then at most, a time of time.monotonic.
         """
         for lane, key in keys:
             if self.holds(lane, key):
-                self._catching_up.setdefault((lane, key), now + CATCH_UP_SECONDS)
+                self._catching_up.setdefault((lane, key), until)
 
     def stand_still(self, keys: Iterable[tuple[int, str]]) -> None:
         """Something of these aggregates cannot be sent now: nobody waits for them."""

@@ -6,6 +6,7 @@ While an aggregate is held the pipeline sends nothing of it, so the two never ra
 batches; once a batch is refused its aggregates go one event at a time, which shows the culprit.
 """
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -38,6 +39,9 @@ Deliver: TypeAlias = Callable[[int, Mapping[Partition, Sequence[Message]]], Awai
 HEADS: Final = 200
 CHAIN: Final = 500
 COPIES: Final = 100
+#: A lane waits at most so long, or for so many passes as the last one, until what catches up is sent.
+CATCH_UP_SECONDS: Final = 1
+CATCH_UP_PASSES: Final = 3
 #: Between two looks at what people's verbs have changed.
 COUNT_SECONDS: Final = 2
 #: Before a dead-letter topic is asked again for a copy that it refused: somebody may have raised its limit.
@@ -109,6 +113,7 @@ class HeldSender:
             epochs = dict(self._shared.epochs)
             if not epochs:
                 return HeldPass()
+            began = time.monotonic()
             await self._look_for_topics()
             with translate():
                 async with self._pool.acquire() as conn:
@@ -121,7 +126,7 @@ class HeldSender:
                 await self._send(_sendable(rows), outcome)
             finally:
                 settled = await to_its_end(self._settle(rows, outcome, epochs))
-            self._tell_progress(rows, outcome)
+            self._tell_progress(rows, outcome, began)
             copied = await self._copy(epochs)
         return HeldPass(settled.published, sum(settled.dead.values()), not (rows or copied))
 
@@ -155,8 +160,13 @@ class HeldSender:
             if self._deliver is None:
                 await self._all_at_once(together, partitions, outcome)
             else:
-                for rows in by_lane(together).values():
-                    await self._lane_at_once(rows, partitions, outcome)
+                lanes = by_lane(together).values()
+                ends = await asyncio.gather(
+                    *(self._lane_at_once(rows, partitions, outcome) for rows in lanes), return_exceptions=True
+                )
+                for error in ends:
+                    if error is not None:
+                        raise error
 
     async def _all_at_once(
         self, rows: Sequence[asyncpg.Record], partitions: Mapping[str, int], outcome: _Outcome
@@ -234,12 +244,14 @@ class HeldSender:
         self._shared.keys.released(settled.free, before, settled.held, settled.dead)
         return settled
 
-    def _tell_progress(self, rows: Sequence[asyncpg.Record], outcome: _Outcome) -> None:
+    def _tell_progress(self, rows: Sequence[asyncpg.Record], outcome: _Outcome, began: float) -> None:
         """Whose lanes are to wait a moment: without that an aggregate with ever new events would be held for ever."""
         number = Counter((row[LANE], row[AGGREGATE_ID]) for row in rows if row["in_order"])
         left = {(row[LANE], row[AGGREGATE_ID]) for row in rows if row["in_order"] and row[ID] not in outcome.sent}
         self._shared.keys.stand_still(left)
-        self._shared.keys.catch_up([key for key in number.keys() - left if number[key] < CHAIN], time.monotonic())
+        now = time.monotonic()
+        until = now + max(CATCH_UP_SECONDS, CATCH_UP_PASSES * (now - began))
+        self._shared.keys.catch_up([key for key in number.keys() - left if number[key] < CHAIN], until)
 
     async def _copy(self, epochs: Mapping[int, int]) -> bool:
         """Send dead letters to their topic; at least once each."""

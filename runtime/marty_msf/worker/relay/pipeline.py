@@ -164,15 +164,23 @@ class Relay:
         Raises BrokerUnavailable, TopicUnavailable (call `restart` before the next pass), LeaseLost (no position was
         written; call `forget`, the lanes must be loaded again) and DatabaseUnavailable.
         """
+        reading: asyncio.Task[bool] | None = None
+        sent = False
         try:
-            async with TaskGroup() as tasks:
-                wanted = len(self._work.ready) < self._rules.in_flight
-                reading = tasks.create_task(self._read()) if wanted else None
-                sending = tasks.create_task(self._send_ready(reading))
+            if self._work.waiting:
+                async with TaskGroup() as tasks:
+                    if len(self._work.ready) < self._rules.in_flight:
+                        reading = tasks.create_task(self._read())
+                    sending = tasks.create_task(self._send_ready(reading))
+                sent, found = sending.result(), reading is not None and reading.result()
+            else:
+                found = await self._read()
+            if found and self._read_again_at > time.monotonic():
+                # There is nothing else to do until the next read.
+                sent |= await self._send_ready(None)
             await self._settler.check()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
-        sent, found = sending.result(), reading is not None and reading.result()
         # A live stream's read that finds nothing because it just found everything is not repeated at once either.
         if found or (sent and self._work.waiting):
             self._look_seconds = FIRST_LOOK_SECONDS
