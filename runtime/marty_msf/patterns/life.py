@@ -41,13 +41,16 @@ class Life(Generic[RunningT]):
 
         Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
         """
-        async with self._changing:
-            if self.running is not None:
-                self.running = None
-                await to_its_end(self._stack.aclose())
+        await to_its_end(self._stop())
 
     def at_work(self) -> RunningT:
         """What runs. Raises NotRunning when nothing does."""
         if self.running is None:
             raise NotRunning(f"{self._whose} is not started: await start() first")
         return self.running
+
+    async def _stop(self) -> None:
+        async with self._changing:
+            if self.running is not None:
+                self.running = None
+                await self._stack.aclose()

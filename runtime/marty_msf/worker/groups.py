@@ -92,13 +92,17 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def to_its_end(work: Coroutine[Any, Any, Result]) -> Result:
     """The result of work that no cancellation may tear in two: a write, and the memory of it.
 
-    A caller that is cancelled is told so after the work has ended; what the work raised then is dropped.
+    A caller that is cancelled, however often, is told so after the work has ended; what the work raised then is dropped.
     """
     task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()
-        raise
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return task.result()
+    if not task.cancelled():
+        task.exception()
+    raise cancelled
