@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -96,6 +97,12 @@ class Broker:
         """From now on it takes connections and says nothing, as a machine that hangs."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal returns before all of the threads stand: one of them may still answer.
+        deadline = time.monotonic() + 10
+        while not all(_stands(thread) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the broker does not stop")
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -127,3 +134,11 @@ async def broker(directory: Path, settings: str = "") -> AsyncIterator[Broker]:
         yield made
     finally:
         await made.kill()
+
+
+def _stands(thread: Path) -> bool:
+    """Whether a thread was stopped, or is no more."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:
+        return True
