@@ -1,7 +1,7 @@
 """An aggregate that was held goes its lane's way again, also when its events never cease; a topic made anew is noticed soon."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from marty_msf.core.worker_status import ProblemReason
-from tests.integration.relay.setup import discarding_late_ones, enqueue, numbers_by_key, relay_config
+from tests.integration.relay.setup import discarding_late_ones, numbers_by_key, relay_config
 from tests.integration.relay.writers import unpublished
 from tests.support.kafka import create_topic, delete_topics, read_topic, recreate_topic
 from tests.support.waiting import eventually
@@ -24,11 +24,13 @@ SELECT marty.enqueue_event($1, 'counted', jsonb_build_object('n', $2::integer), 
 
 
 class Writer:
-    """Writes an event of every key to every topic, again and again."""
+    """Writes an event of every key to every topic, again and again, with a pause between."""
 
-    def __init__(self, url: str, *topics: str) -> None:
+    def __init__(self, url: str, *topics: str, keys: Sequence[str] = KEYS, pause_seconds: float = 0.005) -> None:
         self._url = url
         self._topics = topics
+        self._keys = keys
+        self._pause_seconds = pause_seconds
         self.number = 0
 
     @asynccontextmanager
@@ -47,10 +49,9 @@ class Writer:
             while not stop.is_set():
                 async with conn.transaction():
                     for topic in self._topics:
-                        for key in KEYS:
-                            await enqueue(conn, topic, key, self.number)
+                        await conn.execute(ONE_OF_EACH, topic, self.number, self._keys)
                 self.number += 1
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(self._pause_seconds)
         finally:
             await conn.close()
 
@@ -109,32 +110,20 @@ async def test_many_busy_aggregates_are_free_soon_after_their_topic_appeared(
     keys = [f"key-{number}" for number in range(300)]
     kafka = {"bootstrapServers": kafka_bootstrap, "producer": {"transactional": transactional}}
     config = relay_config(tmp_path / "config.json", kafka_bootstrap, kafka=kafka)
-    writing, written = True, 0
-
-    async def write() -> None:
-        nonlocal written
-        mine = await asyncpg.connect(postgres_url)
-        while writing:
-            await mine.execute(ONE_OF_EACH, topic, written, keys)
-            written += 1
-            await asyncio.sleep(0.2)
-        await mine.close()
-
+    writer = Writer(postgres_url, topic, keys=keys, pause_seconds=0.2)
     async with worker(config, postgres_url, tmp_path, "first") as first:
         await first.ready()
         await conn.execute(ONE_OF_EACH, missing, -1, keys)
         await eventually(lambda: held(conn), lambda rows: rows == len(keys))
-        writer = asyncio.create_task(write())
-        await eventually(lambda: held(conn), lambda rows: rows > 5 * len(keys))
-        create_topic(kafka_bootstrap, missing)
-        try:
-            await eventually(lambda: held(conn), lambda rows: rows == 0, seconds=40)
-        finally:
-            writing = False
-            await writer
-            delete_topics(kafka_bootstrap, [missing])
+        async with writer.running():
+            await eventually(lambda: held(conn), lambda rows: rows > 5 * len(keys))
+            create_topic(kafka_bootstrap, missing)
+            try:
+                await eventually(lambda: held(conn), lambda rows: rows == 0, seconds=40)
+            finally:
+                delete_topics(kafka_bootstrap, [missing])
         await eventually(lambda: unpublished(conn), lambda left: left <= 0, seconds=40)
-    expected = {key: list(range(written)) for key in keys}
+    expected = {key: list(range(writer.number)) for key in keys}
     assert discarding_late_ones(read_topic(kafka_bootstrap, topic)) == expected
 
 

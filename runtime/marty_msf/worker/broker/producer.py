@@ -23,7 +23,6 @@ from marty_msf.worker.broker.errors import RECORD_REFUSED, WRITE, forbidden_topi
 from marty_msf.worker.broker.record_batch import RecordBatch
 from marty_msf.worker.broker.sending import (
     DEFAULT_TUNING,
-    METADATA_MAX_AGE_MS,
     Halted,
     Message,
     Partition,
@@ -36,6 +35,7 @@ from marty_msf.worker.groups import to_its_end
 
 ACKNOWLEDGE_SECONDS: Final = 10
 CONNECT_SECONDS: Final = 10
+METADATA_MAX_AGE_MS: Final = 30_000
 
 
 class Producer(Protocol):

@@ -15,8 +15,6 @@ Partition: TypeAlias = tuple[str, int]
 #: A record's tail: key, value and headers (see core.records).
 Message: TypeAlias = bytes
 
-METADATA_MAX_AGE_MS: Final = 30_000
-
 
 @dataclass(frozen=True, slots=True)
 class Tuning:

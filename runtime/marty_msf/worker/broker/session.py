@@ -8,11 +8,12 @@ would take the batches behind it.
 
 import asyncio
 import logging
+import math
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
@@ -54,7 +55,7 @@ class _Waiting:
     #: When it need not wait for its turn any more; time of time.monotonic.
     due_at: float
     numbered: bool = False
-    #: Since when Kafka knows its partition no more.
+    #: See Missed.
     gone_since: float | None = None
 
 
@@ -149,19 +150,19 @@ class ProduceSession:
         now = time.monotonic()
         chosen: defaultdict[int, list[_Waiting]] = defaultdict(list)
         room: dict[int, int] = {}
-        again_at: float | None = None
+        again_at = math.inf
         gone: list[_Waiting] = []
         for partition, queue in self._queues.items():
             first = queue[0]
             if partition in self._sending:
                 continue
             if first.due_at > now:
-                again_at = first.due_at if again_at is None else min(again_at, first.due_at)
+                again_at = min(again_at, first.due_at)
             elif (node := self._leader(partition)) is None:
-                if self._is_gone(first, now):
+                if is_gone(first, now, known=self._knows(partition)):
                     gone.append(first)
                 self._client.force_metadata_update()
-                again_at = now + RETRY_SECONDS if again_at is None else min(again_at, now + RETRY_SECONDS)
+                again_at = min(again_at, now + RETRY_SECONDS)
             elif node not in self._busy and (left := room.get(node, self._request_bytes)) > 0:
                 chosen[node].append(first)
                 room[node] = left - first.batch.size()
@@ -169,7 +170,7 @@ class ProduceSession:
             self._request(node, its)
         if gone:
             self._refuse(gone[0], UnknownTopicOrPartitionError())
-        elif again_at is not None:
+        elif again_at < math.inf:
             self._look_at(again_at)
 
     def _leader(self, partition: Partition) -> int | None:
@@ -178,14 +179,9 @@ class ProduceSession:
         found = topics.get(partition[0], {}).get(partition[1])
         return None if found is None or found.leader == -1 else found.leader
 
-    def _is_gone(self, waiting: _Waiting, now: float) -> bool:
-        """Whether Kafka has not known the batch's partition for some time."""
-        topic, number = waiting.partition
-        if number in (self._client.cluster.partitions_for_topic(topic) or ()):
-            waiting.gone_since = None
-        elif waiting.gone_since is None:
-            waiting.gone_since = now
-        return waiting.gone_since is not None and now - waiting.gone_since > GONE_SECONDS
+    def _knows(self, partition: Partition) -> bool:
+        topic, number = partition
+        return number in (self._client.cluster.partitions_for_topic(topic) or ())
 
     def _request(self, node: int, chosen: Sequence[_Waiting]) -> None:
         topics: defaultdict[str, list[tuple[int, bytes]]] = defaultdict(list)
@@ -250,11 +246,7 @@ class ProduceSession:
     def _put_back(self, waiting: _Waiting, error: KafkaError) -> None:
         """Before what was behind it."""
         now = time.monotonic()
-        if not isinstance(error, UnknownTopicOrPartitionError):
-            waiting.gone_since = None
-        elif waiting.gone_since is None:
-            waiting.gone_since = now
-        elif now - waiting.gone_since > GONE_SECONDS:
+        if is_gone(waiting, now, known=not isinstance(error, UnknownTopicOrPartitionError)):
             self._refuse(waiting, error)
             return
         if error.invalid_metadata:
@@ -293,6 +285,22 @@ def _fail(waiting: _Waiting, error: KafkaError) -> None:
     if not waiting.acknowledged.done():
         waiting.acknowledged.set_exception(error)
         ask_nothing_more(waiting.acknowledged)
+
+
+class Missed(Protocol):
+    """What is of a topic, or of a partition."""
+
+    #: Since when Kafka knows it no more, a time of time.monotonic; None as long as it does.
+    gone_since: float | None
+
+
+def is_gone(it: Missed, now: float, *, known: bool) -> bool:
+    """Note whether Kafka knows it now; whether it has not for some time."""
+    if known:
+        it.gone_since = None
+    elif it.gone_since is None:
+        it.gone_since = now
+    return it.gone_since is not None and now - it.gone_since > GONE_SECONDS
 
 
 async def describe(client: AIOKafkaClient, topic: str) -> int:

@@ -17,7 +17,7 @@ from marty_msf.worker.broker.fencing import Fenced
 from marty_msf.worker.broker.produce_request import ProduceRequest
 from marty_msf.worker.broker.record_batch import RecordBatch
 from marty_msf.worker.broker.sending import Halted, Partition, Sent, ask_nothing_more
-from marty_msf.worker.broker.session import CLOSE_SECONDS, GONE_SECONDS, describe
+from marty_msf.worker.broker.session import CLOSE_SECONDS, describe, is_gone
 
 _FAILED: Final = (TransactionState.ABORTABLE_ERROR, TransactionState.FATAL_ERROR)
 
@@ -40,10 +40,7 @@ def _unless_gone(sender: Any, answer: Any, pause_seconds: float | None) -> float
         for _, code in partitions
         if code == UnknownTopicOrPartitionError.errno
     }
-    now = time.monotonic()
-    if not gone or sender.gone_since is None:
-        sender.gone_since = now if gone else None
-    elif now - sender.gone_since > GONE_SECONDS:
+    if is_gone(sender, time.monotonic(), known=not gone):
         sender._txn_manager.error_transaction(UnknownTopicOrPartitionError(gone))
         return None
     return pause_seconds
@@ -64,7 +61,7 @@ class TransactionalClient(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka s
         self._sender._send_produce_req = self._produce_noted
         self._request = self.client.send
         self.client.send = self._send_request
-        #: Since when Kafka knows a topic of the transaction no more.
+        #: Of the transaction's topics, see Missed.
         self._sender.gone_since = None
         self._sender._do_add_partitions_to_txn = self._add_partitions
         self._sender._do_txn_offset_commit = self._commit_offsets
