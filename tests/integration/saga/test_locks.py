@@ -31,6 +31,7 @@ pytestmark = pytest.mark.postgres
 OTHER = "shop/returns"
 LOCKED = saga(ONE_ORDER)
 ROWS = "SELECT count(*) FROM marty.saga_lock"
+QUEUED = "SELECT count(*) FROM marty.saga_lock WHERE instance::text = $1 AND granted IS NULL"
 STATE = "SELECT state FROM marty.saga_instance WHERE id::text = $1"
 ERROR = "SELECT error FROM marty.saga_instance WHERE id::text = $1"
 
@@ -43,6 +44,11 @@ async def start(running: Any, key: str, orders: str = "7", **context: Any) -> st
 
 async def becomes(conn: asyncpg.Connection, saga_id: str, state: str, seconds: float = 20) -> None:
     await eventually(lambda: conn.fetchval(STATE, saga_id), lambda found: found == state, seconds=seconds)
+
+
+async def queues(conn: asyncpg.Connection, saga_id: str) -> None:
+    """Until it stands in the queue, which it does a moment after its state says that it waits."""
+    await eventually(lambda: conn.fetchval(QUEUED, saga_id), lambda count: count > 0)
 
 
 async def all_ended(conn: asyncpg.Connection, count: int, seconds: float = 30) -> Counter[str]:
@@ -195,7 +201,7 @@ async def test_an_instance_that_ended_holds_nothing_even_if_its_worker_was_kille
             holder = await start(one, "change-1")
             await becomes(conn, holder, "Running")
             waiter = await start(it, "return-1")
-            await becomes(conn, waiter, "Waiting")
+            await queues(conn, waiter)
             await one.crash()
         # Its last wave was committed, and nothing after it.
         await conn.execute(
@@ -221,7 +227,7 @@ async def test_a_lock_that_nobody_worked_under_for_its_lease_goes_over_and_its_f
             holder = await start(one, "change-1")
             await becomes(conn, holder, "Running")
             waiter = await start(it, "return-1")
-            await becomes(conn, waiter, "Waiting")
+            await queues(conn, waiter)
             await one.crash()
         epochs = await conn.fetchval(EPOCHS, f"saga:{RESOURCE}")
         await conn.execute(ABANDON, f"saga:{RESOURCE}")
@@ -256,7 +262,7 @@ async def stuck(running: Any, conn: asyncpg.Connection, shop: Failing, broken: s
     holder = await start(running, "change-1", decline=True)
     await becomes(conn, holder, "Parked")
     waiter = await start(running, "change-2")
-    await becomes(conn, waiter, "Waiting")
+    await queues(conn, waiter)
     return Stuck(holder, waiter, shop, broken)
 
 
