@@ -269,3 +269,14 @@ async def test_a_stop_that_is_cancelled_leaves_nothing_open(
         return asyncio.all_tasks() - before
 
     await eventually(left, lambda tasks: not tasks, seconds=5)
+
+
+async def test_behind_its_stop_a_producer_says_so_at_once(
+    kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory("late", partitions=1)
+    async with started(kafka_bootstrap) as producer:
+        assert await producer.partitions([topic]) == {topic: 1}
+    async with asyncio.timeout(ACKNOWLEDGE_SECONDS / 2):
+        with pytest.raises(BrokerUnavailable, match="the producer was stopped"):
+            await producer.partitions([f"{topic}-unasked"])

@@ -111,7 +111,12 @@ class KafkaProducer:
         return self._made
 
     async def partitions(self, topics: Collection[str]) -> Mapping[str, int]:
-        """Partitions of each topic; 0 for one that is missing or forbidden to us."""
+        """Partitions of each topic; 0 for one that is missing or forbidden to us.
+
+        Raises BrokerUnavailable, at once behind `stop`.
+        """
+        if self._stopped:
+            raise BrokerUnavailable("the producer was stopped, and says nothing of topics: make a new one")
         with translate(self._connection, late=self._late("no answer about its topics")):
             async with asyncio.timeout(self._deadline_seconds):
                 return {topic: await self._session.describe(topic) for topic in topics}
