@@ -8,8 +8,11 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.protocol.group import LeaveGroupRequest
 
-from examples.outbox.shop import TABLES, place_order
+from examples.outbox.shop import TABLES, place_order, sell
+from marty_msf.patterns.outbox import Inbox
 from tests.support.processes import running
 from tests.support.waiting import eventually
 
@@ -17,6 +20,7 @@ pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(180)]
 
 ORDERS = 200
 SOLD = "SELECT sold FROM stock"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 async def test_each_order_is_sold_once_although_a_process_is_killed(
@@ -50,3 +54,43 @@ async def test_each_order_is_sold_once_although_a_process_is_killed(
         assert await workers[1].wait() == 0, workers[1].output()
     assert await conn.fetchval(SOLD) == ordered
     assert await conn.fetchval("SELECT count(*) FROM marty.inbox") == ORDERS
+
+
+async def test_who_sells_goes_on_when_its_group_is_shared_out_anew_while_it_handles_an_event(
+    postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
+) -> None:
+    topic = topic_factory("stock.orders", partitions=1)
+    await conn.execute(TABLES)
+    consumer = AIOKafkaConsumer(
+        topic,
+        bootstrap_servers=kafka_bootstrap,
+        group_id=f"stock-of-{topic}",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    async with (
+        asyncpg.create_pool(postgres_url, min_size=0, max_size=2) as pool,
+        AIOKafkaProducer(bootstrap_servers=kafka_bootstrap) as producer,
+        consumer,
+    ):
+        selling = asyncio.create_task(sell(pool, consumer, Inbox("stock")))
+        async with conn.transaction():
+            # It cannot end what it began before its member is gone from the group.
+            await conn.execute("SELECT FROM stock FOR UPDATE")
+            await producer.send_and_wait(topic, b'{"quantity":2}', headers=event("first"))
+            await eventually(lambda: pool.fetchval(WAITING))
+            group = consumer._coordinator
+            await consumer._client.send(
+                group.coordinator_id,
+                LeaveGroupRequest(group.group_id, group.member_id),
+            )
+        await producer.send_and_wait(topic, b'{"quantity":3}', headers=event("second"))
+        await eventually(lambda: conn.fetchval(SOLD), lambda sold: sold >= 5 or selling.done(), seconds=30)
+        assert not selling.done(), selling.exception()
+        selling.cancel()
+        await asyncio.wait([selling])
+    assert await conn.fetchval(SOLD) == 5
+
+
+def event(event_id: str) -> list[tuple[str, bytes]]:
+    return [("ce_source", b"shop"), ("ce_id", event_id.encode())]
