@@ -4,12 +4,14 @@ import hashlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 
 from marty_msf.store.migrations import migrate, migrations
 from tests.support.servers import server
+from tests.support.waiting import eventually
 
 
 def admin_url() -> str:
@@ -70,3 +72,19 @@ async def database(template: str | None) -> AsyncIterator[str]:
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
     finally:
         await admin.close()
+
+
+_BLOCKED: Final = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+async def blocked(conn: asyncpg.Connection) -> None:
+    """Wait until another connection of this database waits for a lock."""
+
+    async def look() -> int:
+        # Within a transaction Postgres would show the same activity again and again.
+        await conn.execute("SELECT pg_stat_clear_snapshot()")
+        return int(await conn.fetchval(_BLOCKED))
+
+    await eventually(look)

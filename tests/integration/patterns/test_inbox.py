@@ -15,6 +15,7 @@ from marty_msf.core.errors import OutsideTransaction, TransactionFailed
 from marty_msf.patterns.outbox import Inbox
 from tests.integration.patterns.inbox_pass import EFFECT, HEADERS
 from tests.support.drivers import DRIVERS, Driver, alchemy_url
+from tests.support.postgres import blocked
 from tests.support.processes import running
 from tests.support.waiting import eventually
 
@@ -121,13 +122,12 @@ async def test_consumers_of_all_drivers_that_get_an_event_at_once_handle_it_once
 async def test_who_comes_second_waits_and_handles_the_event_when_the_first_one_fails(
     postgres_url: str, stock: asyncpg.Connection
 ) -> None:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     async with DRIVERS["asyncpg"](postgres_url) as one, DRIVERS["psycopg"](postgres_url) as two:
         transaction = one.given.transaction()
         await transaction.start()
         assert await handle(one)
         second = asyncio.create_task(handle(two))
-        await eventually(lambda: stock.fetchval(waiting))
+        await blocked(stock)
         await transaction.rollback()
         assert await second is True
     assert await stock.fetchval(LEFT) == 9

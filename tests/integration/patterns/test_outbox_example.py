@@ -8,11 +8,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from examples.outbox.shop import TABLES, place_order, sell
 from marty_msf.patterns.outbox import Inbox
+from tests.integration.patterns.test_event_bus import send
+from tests.support.postgres import blocked
 from tests.support.processes import running
 from tests.support.waiting import eventually
 
@@ -20,7 +22,6 @@ pytestmark = [pytest.mark.postgres, pytest.mark.kafka, pytest.mark.timeout(180)]
 
 ORDERS = 200
 SOLD = "SELECT sold FROM stock"
-WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 async def test_each_order_is_sold_once_although_a_process_is_killed(
@@ -68,29 +69,18 @@ async def test_who_sells_goes_on_when_its_group_is_shared_out_anew_while_it_hand
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-    async with (
-        asyncpg.create_pool(postgres_url, min_size=0, max_size=2) as pool,
-        AIOKafkaProducer(bootstrap_servers=kafka_bootstrap) as producer,
-        consumer,
-    ):
+    async with asyncpg.create_pool(postgres_url, min_size=0, max_size=2) as pool, consumer:
         selling = asyncio.create_task(sell(pool, consumer, Inbox("stock")))
         async with conn.transaction():
             # It cannot end what it began before its member is gone from the group.
             await conn.execute("SELECT FROM stock FOR UPDATE")
-            await producer.send_and_wait(topic, b'{"quantity":2}', headers=event("first"))
-            await eventually(lambda: pool.fetchval(WAITING))
+            send(kafka_bootstrap, topic, ("first", "o-1", {"quantity": 2}))
+            await blocked(conn)
             group = consumer._coordinator
-            await consumer._client.send(
-                group.coordinator_id,
-                LeaveGroupRequest(group.group_id, group.member_id),
-            )
-        await producer.send_and_wait(topic, b'{"quantity":3}', headers=event("second"))
+            await consumer._client.send(group.coordinator_id, LeaveGroupRequest(group.group_id, group.member_id))
+        send(kafka_bootstrap, topic, ("second", "o-2", {"quantity": 3}))
         await eventually(lambda: conn.fetchval(SOLD), lambda sold: sold >= 5 or selling.done(), seconds=30)
         assert not selling.done(), selling.exception()
         selling.cancel()
         await asyncio.wait([selling])
     assert await conn.fetchval(SOLD) == 5
-
-
-def event(event_id: str) -> list[tuple[str, bytes]]:
-    return [("ce_source", b"shop"), ("ce_id", event_id.encode())]

@@ -8,7 +8,7 @@ import pytest
 
 from marty_msf.core.errors import InvalidDefinition
 from marty_msf.patterns.saga import StepTooLate, forget_steps, step_guard
-from tests.support.waiting import eventually
+from tests.support.postgres import blocked
 
 pytestmark = pytest.mark.postgres
 
@@ -67,13 +67,12 @@ async def test_a_do_and_its_undo_at_the_same_time_leave_nothing_done(
     shop: asyncpg.Connection, postgres_url: str
 ) -> None:
     other = await asyncpg.connect(postgres_url)
-    blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     try:
         async with shop.transaction():
             await call(shop, key("do"))
             # Without the row's lock the undo would find nothing done, and the do would commit after it.
             undo = asyncio.create_task(call(other, key("undo")))
-            await eventually(lambda: shop.fetchval(blocked))
+            await blocked(shop)
         assert await undo == {"gave": 1}
     finally:
         await other.close()

@@ -16,7 +16,7 @@ from marty_msf.core.outbox.dead_letters import Choice, Edit, Person
 from marty_msf.store import outbox, outbox_dead, outbox_dead_verb, outbox_position
 from marty_msf.worker.relay.surface import verbs
 from tests.support.dead_letters import ERROR, check_counters, held, rows
-from tests.support.waiting import eventually
+from tests.support.postgres import blocked
 
 pytestmark = pytest.mark.postgres
 
@@ -206,7 +206,7 @@ async def test_who_comes_second_finds_nothing_to_do(conn: asyncpg.Connection, se
     async with conn.transaction():
         picked = await outbox_dead_verb.pick(conn, EVERYTHING, 0, 10)
         waiting = asyncio.create_task(do(second, verbs.DISCARD, Choice(ids=[number]), BOB))
-        await _blocked(conn)
+        await blocked(conn)
         assert await outbox_dead_verb.redrive(conn, picked) == [number]
 
     assert (await waiting).affected == 0
@@ -223,19 +223,10 @@ async def test_a_relay_that_holds_an_event_behind_a_dead_one_does_not_miss_that_
         await conn.execute(outbox_dead_verb.LOCK_LANES, list(range(LANES)))
         behind = await held(conn, state="Waiting")
         waiting = asyncio.create_task(do(second, verbs.DISCARD, Choice(ids=[dead]), BOB))
-        await _blocked(conn)
+        await blocked(conn)
 
     await waiting
     assert await rows(conn) == {behind: ("Waiting", True)}
-
-
-async def _blocked(conn: asyncpg.Connection) -> None:
-    """Wait until another connection of this database waits for a lock."""
-    await eventually(
-        lambda: conn.fetchval(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-    )
 
 
 async def test_ids_that_are_no_dead_letters_are_told_with_their_reasons(conn: asyncpg.Connection) -> None:
@@ -408,7 +399,7 @@ async def test_who_comes_second_is_told_that_it_is_not_dead_any_more(
         await outbox_dead_verb.redrive(conn, [taken])
         other = asyncio.create_task(do(second, verb, Choice(ids=[taken, free]), BOB))
         # It has seen both as dead, and waits for our lock.
-        await eventually(lambda: conn.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        await blocked(conn)
     done = await other
     assert (done.affected, list(done.refused)) == (1, [taken])
     assert "is not dead: it is Retrying" in str(done.refused[taken])

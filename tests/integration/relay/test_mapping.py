@@ -29,7 +29,7 @@ from tests.integration.relay.setup import (
     take_lanes,
 )
 from tests.support.kafka import Message, read_topic
-from tests.support.postgres import with_database
+from tests.support.postgres import blocked, with_database
 from tests.support.processes import free_port, running
 from tests.support.waiting import eventually
 
@@ -338,7 +338,7 @@ async def test_a_table_in_use_is_mapped_once_it_is_free_and_writers_wait_a_momen
         async with conn.transaction():
             await add(conn, "key", 0)
             working = asyncio.create_task(mapping(pool, debezium(), board).run(stop))
-            await eventually(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+            await blocked(other)
             async with asyncio.timeout(5):
                 await add(other, "key", 1)
         await eventually(lambda: triggers(other))

@@ -9,6 +9,7 @@ import pytest
 from marty_msf.core.errors import DatabaseUnavailable
 from marty_msf.worker.saga.definitions import Definitions
 from tests.integration.saga.sagas import ORDER, RESOURCE, Gated, Shop, ended, engine, pool_of, spec, states
+from tests.support.postgres import blocked
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.postgres
@@ -158,7 +159,7 @@ async def test_a_start_that_waits_for_a_foreign_transaction_holds_up_no_instance
             id_ = await start(conn, "contested", {"order": 2})
             waiting = asyncio.create_task(running.engine.start("contested", {"order": 2}))
             async with pool.acquire() as other:
-                await eventually(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+                await blocked(other)
                 shop.gate.set()
                 assert await ended(other, 1) == {"Completed": 1}
             assert not waiting.done()
