@@ -20,8 +20,10 @@ from bench.outbox.contenders import debezium, marty, pgq, skip_locked
 from bench.outbox.goals import goals
 from bench.outbox.ours import open_writer, urgent, writers
 from bench.outbox.outcome import Outcome
+from bench.outbox.topic import warm_up
 from bench.outbox.work import drain, live
 from bench.rows import Row, results
+from tests.support.servers import server
 
 NAME: Final = "outbox"
 RATES: Final = (1_000, 5_000)
@@ -70,6 +72,7 @@ async def run(
     busy = os.getloadavg()[0]
     wanted = [job for job in jobs(lengths, spec) if (not only or job[1] in only) and (not kinds or job[0] in kinds)]
     async with turn():
+        await asyncio.to_thread(warm_up, server("MARTY_TEST_KAFKA"))
         for number in range(1, lengths.rounds + 1):
             # There and back again, so that nobody always comes first.
             for kind, name, work in wanted if number % 2 else reversed(wanted):

@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from bench.outbox.contenders import PUT, Contender, Stage, marty, stage
-from bench.outbox.outcome import Figures, Outcome, Void, numbered, pgbench, put, vacuum, value, verified
+from bench.outbox.outcome import Figures, Outcome, Void, application, numbered, pgbench, vacuum, value, verified
 from bench.outbox.rows import Numbers, live_rows
 from bench.outbox.topic import percentile
 from bench.outbox.work import CATCH_UP_SECONDS, DRAIN_SECONDS, HEAD
@@ -50,7 +50,7 @@ async def urgent(contender: Contender, events: int, rate: int) -> Outcome:
     told = verified(contender.name, found, total + waited, ordered=False)
     if held != POISON_EVENTS:
         raise Void(f"{held} of {POISON_EVENTS} poisonous events are held")
-    latencies = [took for number, took in zip(found.numbers, found.latencies_ms, strict=True) if number >= URGENT_FROM]
+    latencies = found.latencies_behind(URGENT_FROM - 1)
     disturbed = (done - rest) / (ended - again)
     figures: Figures = [
         ("urgent p50", percentile(latencies, 0.5), "ms"),
@@ -76,26 +76,22 @@ async def _poison(it: Stage) -> None:
 async def open_writer(contender: Contender, rate: int, seconds: int) -> Outcome:
     """Three times as long at a fixed rate; in the middle third a transaction is left open that has written one event."""
     async with stage(contender) as it, contender.start(it.site) as relay:
-        await put(it, rate, WARM_UP_SECONDS)
-        skipped = await numbered(it.site.url)
-        await it.topic.reach(skipped, CATCH_UP_SECONDS)
         since = it.topic.ends()
-        writer = asyncio.create_task(put(it, rate, 3 * seconds))
-        conn = await asyncpg.connect(it.site.url)
-        try:
-            await asyncio.sleep(seconds)
-            transaction = conn.transaction()
-            await transaction.start()
-            await conn.execute(f"SELECT {PUT[1]}")
-            own, opened = await conn.fetchval("SELECT currval('bench_number')"), time.time()
-            await asyncio.sleep(seconds)
-            committed = time.time()
-            await transaction.commit()
-        finally:
-            await conn.close()
-        await writer
-        events = await numbered(it.site.url) - skipped
-        await it.topic.reach(skipped + events, CATCH_UP_SECONDS)
+        async with application(it, rate, WARM_UP_SECONDS, 3 * seconds) as last_before:
+            conn = await asyncpg.connect(it.site.url)
+            try:
+                await asyncio.sleep(seconds)
+                transaction = conn.transaction()
+                await transaction.start()
+                await conn.execute(f"SELECT {PUT[1]}")
+                own, opened = await conn.fetchval("SELECT currval('bench_number')"), time.time()
+                await asyncio.sleep(seconds)
+                committed = time.time()
+                await transaction.commit()
+            finally:
+                await conn.close()
+        events = await numbered(it.site.url)
+        await it.topic.reach(events, CATCH_UP_SECONDS)
         await relay.pause()
         found = it.topic.read(since)
     told = verified(contender.name, found, events, ordered=False)
@@ -104,7 +100,7 @@ async def open_writer(contender: Contender, rate: int, seconds: int) -> Outcome:
     for number, written, took_ms in zip(found.numbers, found.written, found.latencies_ms, strict=True):
         if number == own:
             own_ms = (written - committed) * 1e3 + took_ms
-        else:
+        elif number > last_before:
             parts["before" if written < opened else "during" if written < committed else "after"].append(took_ms)
     figures: Figures = [(f"open writer {name} p99", percentile(part, 0.99), "ms") for name, part in parts.items()]
     figures += [("open writer during max", max(parts["during"]), "ms"), ("open writer own event", own_ms, "ms")]

@@ -67,6 +67,22 @@ async def put(stage: Stage, rate: int, seconds: float) -> None:
     await pgbench(stage, f"SELECT {PUT[each]}", "-T", str(seconds), "-R", str(rate // each))
 
 
+@asynccontextmanager
+async def application(stage: Stage, rate: int, warm_up_seconds: int, seconds: int) -> AsyncIterator[int]:
+    """One that inserts at a fixed rate, and is measured when its sessions have planned and cached what they do.
+
+    Gives the number of the last event before that; waits for the end of the application at its own.
+    """
+    inserting = asyncio.create_task(put(stage, rate, warm_up_seconds + seconds))
+    try:
+        await asyncio.sleep(warm_up_seconds)
+        yield await numbered(stage.site.url)
+        await inserting
+    finally:
+        inserting.cancel()
+        await asyncio.gather(inserting, return_exceptions=True)
+
+
 async def pgbench(stage: Stage, script: str, *arguments: str) -> str:
     """Its output. It ends with the task that awaits it."""
     path = stage.site.directory / f"script-{abs(hash(script))}.sql"

@@ -34,7 +34,8 @@ transactions of one row of the application's own and one event, with no relay at
 
 _HOW: Final = """
 How to read it:
-- Everybody has a fresh database and topic and is alone on the machine; a warm-up of a quarter of the backlog comes first.
+- Everybody has a fresh database and topic and is alone on the machine; a warm-up of a quarter of the backlog comes first, and
+  an application has inserted at its rate for a while before it is measured.
 - CPU is user and system time of each process over the measured part, divided by its events: live, the application's own
   inserts are part of `postgres`.
 - Counted in Kafka by a client that is not ours after each run: every event once, and in a drain the order of each aggregate.

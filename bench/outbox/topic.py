@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+
+from tests.support.kafka import create_topic, delete_topics
 
 PARTITIONS: Final = 8
+WARM_UP_RECORDS: Final = 2_000_000
 
 
 @dataclass(slots=True)
@@ -26,6 +29,10 @@ class Found:
     numbers: "array[int]" = field(default_factory=lambda: array("q"))
     written: "array[float]" = field(default_factory=lambda: array("d"))
     latencies_ms: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def latencies_behind(self, last: int) -> list[float]:
+        """Of the events with a higher number."""
+        return [took_ms for number, took_ms in zip(self.numbers, self.latencies_ms, strict=True) if number > last]
 
 
 class Topic:
@@ -87,6 +94,23 @@ class Topic:
         self._consumer.unassign()
         found.distinct, found.aggregates = len(seen), len(last)
         return found
+
+
+def warm_up(bootstrap: str) -> None:
+    """Let the broker compile what it does often, by librdkafka: whoever is measured first would pay for that."""
+    name = f"warm_up_{time.time_ns()}"
+    create_topic(bootstrap, name, PARTITIONS)
+    try:
+        producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5})
+        value = b"x" * 400
+        for number in range(WARM_UP_RECORDS):
+            producer.produce(name, value, b"order-%d" % (number % 10_000))
+            if number % 10_000 == 0:
+                producer.flush(60)
+        if producer.flush(60):
+            raise TimeoutError(f"Kafka at {bootstrap} has not taken the records of its warm-up after 60 s")
+    finally:
+        delete_topics(bootstrap, [name])
 
 
 def head(value: bytes) -> tuple[int, float]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.outbox.contenders import Contender, stage
-from bench.outbox.outcome import Figures, Outcome, metered, numbered, put, vacuum, verified
+from bench.outbox.outcome import Figures, Outcome, application, metered, numbered, vacuum, verified
 from bench.outbox.rows import Numbers
 from bench.outbox.topic import percentile
 
@@ -49,26 +49,26 @@ async def live(contender: Contender, rates: Sequence[int], warm_up_seconds: int,
     told: dict[str, str] = {}
     async with stage(contender) as it, contender.start(it.site) as relay:
         for rate in rates:
-            await put(it, rate, warm_up_seconds)
-            before = await numbered(it.site.url)
-            await it.topic.reach(before, CATCH_UP_SECONDS)
-            since = it.topic.ends()
-            async with metered(it, relay) as cost:
-                await cost.begin()
-                await put(it, rate, seconds)
-                await cost.end()
             written = await numbered(it.site.url)
             await it.topic.reach(written, CATCH_UP_SECONDS)
+            since = it.topic.ends()
+            async with metered(it, relay) as cost:
+                async with application(it, rate, warm_up_seconds, seconds) as last_before:
+                    await cost.begin()
+                await cost.end()
+            last = await numbered(it.site.url)
+            await it.topic.reach(last, CATCH_UP_SECONDS)
             found = it.topic.read(since)
-            events = written - before
             told |= {
                 f"{name} at {rate}/s": words
-                for name, words in verified(contender.name, found, events, ordered=False).items()
+                for name, words in verified(contender.name, found, last - written, ordered=False).items()
             }
             used |= {f"{name} at {rate}/s": spent for name, spent in cost.cpu_seconds.items()}
+            events = last - last_before
+            latencies_ms = found.latencies_behind(last_before)
             figures.append((f"live {rate} cpu", sum(cost.cpu_seconds.values()) / events * 1e6, "µs"))
             figures += [
-                (f"live {rate} {name}", percentile(found.latencies_ms, share), "ms")
+                (f"live {rate} {name}", percentile(latencies_ms, share), "ms")
                 for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999))
             ]
         await relay.pause()

@@ -12,7 +12,7 @@ from marty_msf.core.records import tail
 from marty_msf.worker.broker.fencing import fence
 from marty_msf.worker.broker.sending import Message, Partition, Tuning
 from marty_msf.worker.broker.transactional import TransactionalProducer
-from tests.integration.relay.transactional import transactional_relay
+from tests.integration.relay.transactional import Parts, transactional_relay
 from tests.integration.saga.sagas import told
 from tests.support.kafka import delete_topics
 from tests.support.waiting import eventually
@@ -101,11 +101,14 @@ async def test_a_transaction_whose_topic_is_deleted_fails_long_before_its_deadli
         await parts.take_lanes()
         await parts.sessions.deliver(LANE, one_event(topic))
         delete_topics(kafka_bootstrap, [topic])
-        # Deletion goes on in the background: Kafka may take an event of that topic until it is done.
-        async with asyncio.timeout(40):
-            with pytest.raises(TopicUnavailable, match=topic):
-                while True:
-                    await parts.sessions.deliver(LANE, one_event(topic))
+        with pytest.raises(TopicUnavailable, match=topic):
+            await asyncio.wait_for(_deliver_on(parts, topic), 40)
+
+
+async def _deliver_on(parts: Parts, topic: str) -> None:
+    """Kafka deletes in the background: until it is done it may take events of the topic."""
+    while True:
+        await parts.sessions.deliver(LANE, one_event(topic))
 
 
 def _has_posted(producer: TransactionalProducer) -> bool:
