@@ -251,7 +251,7 @@ class Relay:
         lost = gone(states, self._lanes)
         for lane in states.keys() - lost:
             states[lane].read = found.after[lane]
-        batches = split(found.rows, found.start, found.after, self._size.now)
+        batches = split(found.rows, found.start, found.after, self._size.beside(urgent=self._urgent.about))
         self._work.ready.extend(part for part in (batch.without(lost) for batch in batches) if part.rows)
 
     async def _send_ready(self, reading: "asyncio.Task[bool] | None") -> bool:

@@ -30,7 +30,7 @@ EVENTS: Final = 1_000
 SAMPLE: Final = 200
 LEAST_BELOW: Final = 0.25
 #: What is urgent waits for the read that it comes upon: beside it reads are short, for so long after the last one was found.
-READ_BESIDE: Final = 2_000
+READ_BESIDE: Final = 3_000
 BESIDE_SECONDS: Final = 1.0
 STATEMENTS: Final = {Level.HIGH: outbox_urgent.HIGH, Level.NORMAL: outbox_urgent.NORMAL}
 
@@ -55,10 +55,14 @@ class Urgent:
         """Whose turn it is; None when nothing is waiting."""
         return self._turns.next(waiting) if waiting else None
 
+    @property
+    def about(self) -> bool:
+        """Whether something urgent was found a moment ago."""
+        return time.monotonic() < self._found_at + BESIDE_SECONDS
+
     def read_at_most(self, events: int) -> int:
         """Of so many events, how many to read at once before looking again for urgent ones."""
-        beside = time.monotonic() < self._found_at + BESIDE_SECONDS
-        return min(events, READ_BESIDE) if beside else events
+        return min(events, READ_BESIDE) if self.about else events
 
     async def read(
         self, conn: asyncpg.Connection, sent: Positions, oldest: Sequence[Row], shared: Shared

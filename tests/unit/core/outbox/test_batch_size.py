@@ -30,6 +30,21 @@ def test_batches_that_are_not_full_tell_nothing_about_larger_ones() -> None:
     assert size.now == 500
 
 
+def test_beside_what_is_urgent_no_batch_is_larger_than_twice_the_size() -> None:
+    """Naive: a backlog's large batches are all in front of an event that shall overtake them."""
+    size = BatchSize(500, 5000, adapts=True)
+    for _ in range(20):
+        size.acknowledged(size.now, 0)
+    assert size.beside(urgent=True) == 1000
+    assert size.beside(urgent=False) == 2000
+
+
+def test_small_batches_are_not_made_larger_by_what_is_urgent() -> None:
+    size = BatchSize(500, 5000, adapts=True)
+    size.acknowledged(500, LATE * PROMPT_SECONDS * 2)
+    assert size.beside(urgent=True) == 250
+
+
 def test_without_optimization_the_size_stays() -> None:
     size = BatchSize(500, 5000, adapts=False)
     size.acknowledged(500, 0)
@@ -44,4 +59,4 @@ def test_where_the_time_does_not_matter_full_batches_grow_and_none_shrink() -> N
     assert size.now == 500
     for _ in range(20):
         size.acknowledged(size.now, 60)
-    assert size.now == 2000
+    assert size.beside(urgent=True) == 2000
