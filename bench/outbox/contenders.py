@@ -22,6 +22,7 @@ from bench.outbox.site import Running, Site
 from bench.outbox.topic import PARTITIONS, Topic
 from bench.peers import binaries
 from bench.peers.contenders import OUR_PATH
+from marty_msf.worker.groups import TaskGroup, first_error
 from tests.support.kafka import create_topic, delete_topics
 from tests.support.postgres import database, ensure_template
 from tests.support.processes import free_port
@@ -166,6 +167,7 @@ class Program:
         self._directory = directory
         self._environment = {**os.environ, "PYTHONPATH": OUR_PATH, **environment}
         self._process: asyncio.subprocess.Process | None = None
+        self._resumed = asyncio.Event()
         self.pids: Mapping[str, int] = {}
 
     async def resume(self) -> None:
@@ -180,17 +182,28 @@ class Program:
                 stderr=log,
             )
         self.pids = {"relay": self._process.pid}
+        self._resumed.set()
 
     async def pause(self) -> None:
-        """End it. RuntimeError when it had ended by itself."""
-        if self._process is None:
-            return
-        if self._process.returncode is not None:
-            raise RuntimeError(f"the relay ended by itself: {(self._directory / 'log').read_text()[-3000:]}")
-        self._process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(60):
-            await self._process.wait()
-        self._process = None
+        """End it."""
+        self._resumed.clear()
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(60):
+                await self._process.wait()
+            self._process = None
+
+    async def watch(self) -> None:
+        """Until cancelled. RuntimeError when it ends by itself: nobody is to wait for what it does not do then."""
+        while True:
+            await self._resumed.wait()
+            process = self._process
+            assert process is not None, "it was resumed"
+            await process.wait()
+            if self._process is process and self._resumed.is_set():
+                log = (self._directory / "log").read_text()[-3000:]
+                raise RuntimeError(f"the relay ended by itself, with code {process.returncode}: {log}")
 
     async def kill(self) -> None:
         """Make sure that it is gone."""
@@ -228,6 +241,11 @@ async def _ours(site: Site, spec: Mapping[str, Any]) -> AsyncIterator[Program]:
 async def _started(program: Program) -> AsyncIterator[Program]:
     try:
         await program.resume()
-        yield program
+        async with TaskGroup() as tasks:
+            watching = tasks.create_task(program.watch())
+            yield program
+            watching.cancel()
+    except BaseExceptionGroup as group:
+        raise first_error(group) from group
     finally:
         await program.kill()
