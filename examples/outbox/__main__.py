@@ -41,13 +41,20 @@ async def work(pool: asyncpg.Pool, servers: str, topic: str) -> None:
 
 async def main(arguments: list[str]) -> None:
     topic = os.environ.get("TOPIC", "stock.orders")
-    async with asyncpg.create_pool(os.environ["MARTY_DATABASE_URL"], min_size=0, max_size=4) as pool:
+    async with asyncpg.create_pool(setting("MARTY_DATABASE_URL"), min_size=0, max_size=4) as pool:
         await pool.execute(TABLES)
         match arguments:
-            case ["order", order_id, quantity]:
+            case ["order", order_id, quantity] if quantity.isdecimal():
                 await place_order(pool, topic, order_id, int(quantity))
+            case []:
+                await work(pool, setting("MARTY_KAFKA_BOOTSTRAP_SERVERS"), topic)
             case _:
-                await work(pool, os.environ["MARTY_KAFKA_BOOTSTRAP_SERVERS"], topic)
+                sys.exit(__doc__)
+
+
+def setting(name: str) -> str:
+    """From the environment."""
+    return os.environ.get(name) or sys.exit(f"{name} is not set: see {__doc__}")
 
 
 if __name__ == "__main__":

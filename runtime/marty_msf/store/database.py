@@ -156,7 +156,7 @@ def _address(url: str) -> str:
 
 
 def _no_answer(server: str, error: BaseException) -> str:
-    return f"{server} does not answer: {_sentence(error)}: it is retried; check the server, the network and the URL"
+    return f"{server} does not answer: {_sentence(error)}: workers try again by themselves; check the server, the network and the URL"
 
 
 def _sentence(error: BaseException) -> str:

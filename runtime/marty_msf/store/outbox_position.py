@@ -7,6 +7,7 @@ from typing import Final
 from asyncpg import Connection
 
 from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
+from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.windows import BEGINNING, Position, Positions, Snapshot
 from marty_msf.store import outbox_held
 from marty_msf.store.leases import fence
@@ -34,10 +35,16 @@ async def own(conn: Connection, resource: str) -> None:
     if not await conn.fetchval(OWN, resource, OWNER_TTL_SECONDS):
         owner = await conn.fetchval(OWNER)
         raise OutboxOwned(
-            f"the outbox of this database is published by OutboxRelay {owner}, so {resource} stays idle: "
-            f"delete one of the two, or give it another database; when {owner} is deleted, {resource} takes over at most "
-            f"{OWNER_TTL_SECONDS} s after its last worker ended"
+            f"the outbox of this database is published by {_publisher(owner)}, so {_publisher(resource)} stays idle: "
+            "let one of the two go (delete an OutboxRelay, stop a processor), or give it another database; the other one takes "
+            f"over at most {OWNER_TTL_SECONDS} s after its last worker ended"
         )
+
+
+def _publisher(resource: str) -> str:
+    """In words."""
+    namespace, _, _ = resource.partition("/")
+    return "an application's EnhancedOutboxProcessor" if namespace == LIBRARY_NAMESPACE else f"OutboxRelay {resource}"
 
 
 START: Final = """

@@ -64,6 +64,8 @@ class AsyncpgSession:
         return rows
 
     async def join(self) -> None:
+        if self._connection.is_closed():
+            raise asyncpg.InterfaceError("the connection is closed: whatever its transaction did is undone")
         if not self.in_transaction():
             raise outside("asyncpg", "`async with connection.transaction():` around both")
 

@@ -112,7 +112,7 @@ async def test_a_late_acknowledgement_says_what_was_waited_for_and_how_long(tmp_
             kafka.thaw()
             await producer.stop()
         assert str(late.value) == (
-            f"Kafka at {kafka.bootstrap} does not answer: no acknowledgement within 1 s (batch_timeout_ms): it is retried;"
+            f"Kafka at {kafka.bootstrap} does not answer: no acknowledgement within 1 s (batch_timeout_ms): workers try again by themselves;"
             " check bootstrap_servers and the network"
         )
 

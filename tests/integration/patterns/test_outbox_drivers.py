@@ -304,6 +304,13 @@ async def test_a_session_locks_the_aggregate_before_its_event_gets_its_number(
     assert len(await published(conn)) == 1
 
 
+async def test_of_a_closed_connection_it_is_said_that_it_is_closed(postgres_url: str) -> None:
+    closed = await asyncpg.connect(postgres_url)
+    await closed.close()
+    with pytest.raises(asyncpg.InterfaceError, match="closed"):
+        await EnhancedOutboxRepository(closed).enqueue_event(**event())
+
+
 async def test_outside_of_a_transaction_an_event_is_refused(postgres_url: str, conn: asyncpg.Connection) -> None:
     with pytest.raises(OutsideTransaction, match=r"asyncpg connection commits each statement.*connection\.transaction"):
         await EnhancedOutboxRepository(conn).enqueue_event(**event())

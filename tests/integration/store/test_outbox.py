@@ -9,6 +9,7 @@ import pytest
 
 from marty_msf.core.errors import LeaseLost, OutboxOwned, OutboxRestored
 from marty_msf.core.lanes import LANES
+from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.windows import BEGINNING, Position, Snapshot, closed
 from marty_msf.store import leases, outbox, outbox_position
 from tests.support.postgres import with_database
@@ -239,10 +240,18 @@ async def test_a_relay_that_lost_the_outbox_cannot_store_a_position(conn: asyncp
         await outbox_position.store(conn, SCOPE, "me", "ns/name", epochs, {0: closed(BEGINNING)}, {})
 
 
+async def test_an_application_that_owns_the_outbox_is_not_called_an_outboxrelay(conn: asyncpg.Connection) -> None:
+    await outbox_position.own(conn, f"{LIBRARY_NAMESPACE}/outbox")
+    with pytest.raises(
+        OutboxOwned, match="published by an application's EnhancedOutboxProcessor, so OutboxRelay ns/second"
+    ):
+        await outbox_position.own(conn, "ns/second")
+
+
 async def test_a_second_relay_is_told_who_owns_the_outbox_until_that_one_is_silent(conn: asyncpg.Connection) -> None:
     await outbox_position.own(conn, "ns/first")
     await outbox_position.own(conn, "ns/first")
-    with pytest.raises(OutboxOwned, match="published by OutboxRelay ns/first, so ns/second stays idle"):
+    with pytest.raises(OutboxOwned, match="published by OutboxRelay ns/first, so OutboxRelay ns/second stays idle"):
         await outbox_position.own(conn, "ns/second")
 
     await conn.execute("UPDATE marty.outbox_owner SET expires_at = now() - interval '1 second'")

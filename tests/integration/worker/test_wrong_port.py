@@ -68,11 +68,11 @@ async def test_another_service_is_named_as_such(service: Callable[[], AbstractAs
     [
         (
             say_nothing,
-            "it takes the connection and says nothing for 1.5 s: it is retried; does the broker hang, or is this",
+            "it takes the connection and says nothing for 1.5 s: workers try again by themselves; does the broker hang, or is this",
         ),
         (
             close,
-            "the connection is closed at Kafka's first question: it is retried; is this the port of another service?",
+            "the connection is closed at Kafka's first question: workers try again by themselves; is this the port of another service?",
         ),
     ],
 )

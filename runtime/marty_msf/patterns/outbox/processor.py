@@ -124,7 +124,8 @@ class EnhancedOutboxProcessor:
         running = self._life.running
         if running is None:
             return {"status": "unhealthy", "problems": ["the outbox processor is not started"]}
-        problems, lag, failed = [problem.message for problem in self._board.current()], None, None
+        current = self._board.current()
+        problems, lag, failed = [problem.message for problem in current], None, None
         writer: dict[str, Any] | None = None
         unhealthy = self._board.blocked
         try:
@@ -139,7 +140,7 @@ class EnhancedOutboxProcessor:
                     f"the oldest event waits for {lag:.0f} s: {self._config.healthy_lag_seconds} are healthy"
                 )
                 unhealthy = True
-            if failed:
+            if failed and not any(problem.reason is ProblemReason.POISON_EVENT for problem in current):
                 problems.append(f"{failed} dead letters wait for a person: see `marty dlq list`")
         status = "unhealthy" if unhealthy else "degraded" if problems else "healthy"
         return {

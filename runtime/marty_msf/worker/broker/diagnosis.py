@@ -59,13 +59,13 @@ def _no_kafka(connection: KafkaConnection, address: str, words: FirstWords) -> B
             return BrokerRefused(f"{names.servers}: {address} answers, but not as Kafka: {remedy}")
         case FirstWords.CLOSED:
             return BrokerUnavailable(
-                f"Kafka at {address} does not answer: the connection is closed at Kafka's first question: it is retried;"
+                f"Kafka at {address} does not answer: the connection is closed at Kafka's first question: workers try again by themselves;"
                 f" {remedy}, or a proxy whose Kafka is away"
             )
         case FirstWords.SILENT:
             return BrokerUnavailable(
                 f"Kafka at {address} does not answer: it takes the connection and says nothing for {ANSWER_MS / 1000:g} s:"
-                f" it is retried; does the broker hang, or {remedy}"
+                f" workers try again by themselves; does the broker hang, or {remedy}"
             )
     return None
 

@@ -113,7 +113,7 @@ def translate(
             ) from error
         raise BrokerUnavailable(
             f"Kafka at {connection.servers} does not answer: {_said(error, late)}:"
-            f" it is retried; check {connection.names.servers} and the network"
+            f" workers try again by themselves; check {connection.names.servers} and the network"
         ) from error
 
 

@@ -266,11 +266,11 @@ class RelayRole:
             )
         if dead := shared.keys.dead:
             standing.add(ProblemReason.POISON_EVENT)
-            behind = "later events of their aggregates wait behind them" if self._rules.dead_block else "others go on"
+            behind = "later events of the same aggregates wait" if self._rules.dead_block else "others go on"
             self._board.report(
                 ProblemReason.POISON_EVENT,
-                f"{dead} dead letters: Kafka refused these events again and again; {behind}: see why with "
-                "`marty dlq list`, then redrive, edit or discard them",
+                f"{dead} {'dead letter' if dead == 1 else 'dead letters'}: Kafka refused {'it' if dead == 1 else 'them'} again and "
+                f"again; {behind}: see why with `marty dlq list`, then redrive, edit or discard",
                 blocking=False,
             )
         if owner.ready.is_set() and (over := {problem.reason for problem in self._board.current()} - standing):
