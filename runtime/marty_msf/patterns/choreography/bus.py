@@ -172,8 +172,15 @@ class EventBus:
     async def stop(self) -> None:
         """Finish the events in work and let go of Kafka and the database. Does nothing when it does not run.
 
-        Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards.
+        Waits for a start that is under way, and is done as a whole: who is cancelled meanwhile is told so afterwards. Raises
+        NotRunning within a handler, which it would wait for.
         """
+        ongoing, running = ONGOING.get(), self._life.running
+        if ongoing is not None and running is not None and running.called(ongoing):
+            raise NotRunning(
+                f"event bus {self._name!r} cannot be stopped by one of its handlers, which it would wait for: have another task do"
+                " it, which the handler does not wait for"
+            )
         await self._life.stop()
 
     @asynccontextmanager
@@ -287,6 +294,11 @@ class EventBus:
             return {"status": "unhealthy", "problems": ["the event bus is not started"]}
         problems, parked = [problem.message for problem in self._board.current()], None
         blocked = self._board.blocked
+        if (error := self._life.running.ended_by) is not None:
+            problems, blocked = (
+                [f"a handler ended all handling by {type(error).__name__}: stop() and start() again"],
+                True,
+            )
         try:
             with translate():
                 async with self._life.running.context.pool.acquire() as conn:

@@ -4,12 +4,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from asyncpg import Connection
+
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.choreography.consumer import Consumer, Retries
 from marty_msf.patterns.choreography.event import Received
-from marty_msf.patterns.choreography.handling import EventHandler, HandlerFailed, Handling
+from marty_msf.patterns.choreography.handling import EventHandler, HandlerFailed, Handling, Ongoing, whole
 from marty_msf.store import inbox
 from marty_msf.store.database import translate
+from marty_msf.store.inbox import Parked
 from marty_msf.worker.backoff import pause
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
@@ -62,6 +65,16 @@ class Running:
         if self._task:
             await self._task
 
+    def called(self, ongoing: Ongoing) -> bool:
+        """Whether this very task is a handler that was called here."""
+        return ongoing.handling is self._handling and ongoing.task is asyncio.current_task()
+
+    @property
+    def ended_by(self) -> BaseException | None:
+        """What ended the handling for good, before `stop`."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
     async def run(self, stop: asyncio.Event) -> None:
         """Read and handle until `stop`. Raises DatabaseUnavailable; Kafka's problems are waited out."""
         self.context.board.clear(ProblemReason.DATABASE_UNAVAILABLE, ProblemReason.SCHEMA_OUTDATED)
@@ -88,27 +101,29 @@ class Running:
 
         Raises HandlerFailed; then its row says why.
         """
-        failure: HandlerFailed | None = None
-        with translate():
-            async with self.context.pool.acquire() as conn, conn.transaction():
-                parked = await inbox.first(conn, self.consumer, number, key)
-                if parked is None:
-                    return False
-                received = Received.of_parked(parked)
-                savepoint = conn.transaction()
-                await savepoint.start()
-                try:
+        parked: Parked | None = None
+
+        async def remove(conn: Connection) -> None:
+            assert parked is not None, "it is being handled"
+            await inbox.remove(conn, self.consumer, parked.source, parked.event_id)
+
+        try:
+            with translate():
+                async with self.context.pool.acquire() as conn, whole(conn):
+                    parked = await inbox.first(conn, self.consumer, number, key)
+                    if parked is None:
+                        return False
                     if (await inbox.record(conn, self.consumer, parked.source, parked.event_id, None)).fresh:
-                        await self._handling.run(conn, received)
-                except HandlerFailed as error:
-                    await savepoint.rollback()
-                    await inbox.failed(conn, self.consumer, parked.source, parked.event_id, str(error))
-                    failure = error
-                else:
-                    await savepoint.commit()
-                    await inbox.remove(conn, self.consumer, parked.source, parked.event_id)
-        if failure:
-            raise failure
+                        await self._handling.run(conn, Received.of_parked(parked), remove)
+                    else:
+                        await remove(conn)
+        except HandlerFailed as failure:
+            # Whatever became of that transaction. A row that somebody else took away meanwhile stays away.
+            assert parked is not None, "one was handled"
+            with translate():
+                async with self.context.pool.acquire() as conn:
+                    await inbox.failed(conn, self.consumer, parked.source, parked.event_id, str(failure))
+            raise
         return True
 
     async def _forget(self, stop: asyncio.Event) -> None:

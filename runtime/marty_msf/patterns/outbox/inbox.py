@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 from marty_msf.core import event_identity
-from marty_msf.core.errors import InvalidDefinition, InvalidEvent
+from marty_msf.core.errors import InvalidDefinition, InvalidEvent, TransactionFailed
 from marty_msf.core.event_identity import Identity
 from marty_msf.patterns.arguments import MOST_HOURS, whole_number
 from marty_msf.patterns.choreography.event import Event
@@ -56,6 +56,11 @@ class Inbox:
             await session.join()
             yield (await inbox.record(session, self._consumer, source, event_id, None)).fresh
             if own:
+                if not session.in_transaction():
+                    raise TransactionFailed(
+                        f"the block ended the transaction that the entry of event {event_id} belongs to: leave COMMIT and"
+                        " ROLLBACK out, and raise to roll back"
+                    )
                 # The server answers COMMIT of a failed transaction with a rollback, and calls that no error.
                 await check(session)
 

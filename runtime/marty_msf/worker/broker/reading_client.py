@@ -68,7 +68,15 @@ class ReadingClient(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships n
         try:
             await super().stop()
         except asyncio.CancelledError:
-            await self._client.close()
+            # It was the coordinator's end, maybe: then nobody has ended the fetcher, whose tasks would outlive it.
+            left = [self._fetcher._fetch_task, *self._fetcher._pending_tasks] if self._fetcher else []
+            for fetching in left:
+                fetching.cancel()
+            try:
+                if left:
+                    await asyncio.wait(left)
+            finally:
+                await self._client.close()
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
