@@ -67,7 +67,8 @@ async def test_an_edit_rolls_the_workers_and_says_when_all_run_it(space: Space, 
 
     after = await space.find("OutboxRelay", "orders")
     assert after["status"]["appliedRevision"] != before
-    assert condition(after, "Ready")["status"] == "True"
+    # The new worker may still have to hear of Kafka.
+    await space.until_condition("OutboxRelay", "orders", "Ready", "True")
     config = json.loads((await space.find("configmap", "orders-relay"))["data"]["config.json"])
     assert config["spec"]["batchSize"] == 77
 

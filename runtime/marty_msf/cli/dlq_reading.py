@@ -19,6 +19,8 @@ from marty_msf.worker.relay.surface.forms import group_form, letter_form, whole_
 _GROUPS: Final = 50
 _TOP_ID: Final = (1 << 63) - 1
 #: Fields of `show`, in its order, with what people read before them.
+#: Of a payload, for people.
+PAYLOAD_CHARACTERS: Final = 4_000
 _SHOWN: Final = {
     "Event": "event_id",
     "State": "state",
@@ -130,7 +132,9 @@ def show(number: str, relay: str | None, target: Target, output: str) -> None:
     for name, value in form["headers"].items():
         click.echo(f"{'Header:':<14}{name}: {one_line(value)}")
     text = form.get("payload")
-    click.echo(f"{'Payload:':<14}" + (one_line(text) if text is not None else f"base64 {form['payload_base64']}"))
+    payload = one_line(text) if text is not None else f"base64 {form['payload_base64']}"
+    rest = f"… ({len(payload):,} characters, all of them with -o json)" if len(payload) > PAYLOAD_CHARACTERS else ""
+    click.echo(f"{'Payload:':<14}{payload[:PAYLOAD_CHARACTERS]}{rest}")
     if form["state"] == "Dead":
         click.echo(f"It waits for a person: marty dlq redrive | edit | discard {form['id']}")
 

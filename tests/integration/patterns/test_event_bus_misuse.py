@@ -101,6 +101,22 @@ async def test_an_event_whose_handler_spoils_its_transaction_is_parked_and_all_o
         assert await service.health_check() == {"status": "healthy", "problems": [], "parked_events": 0}
 
 
+async def test_a_bus_that_has_not_heard_of_kafka_yet_is_not_healthy(postgres_url: str) -> None:
+    """Naive: nothing is wrong, and nothing is read, until a silent server has been waited for."""
+
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await released.wait()
+        writer.close()
+
+    released = asyncio.Event()
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with bus(postgres_url, f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "orders", see) as service:
+        health = await service.health_check()
+        assert (health["status"], health["problems"]) == ("unhealthy", ["the event bus does not read Kafka yet"])
+        released.set()
+    server.close()
+
+
 async def test_a_handler_cannot_stop_the_bus_that_waits_for_it(
     postgres_url: str, conn: asyncpg.Connection, kafka_bootstrap: str, topic_factory: Callable[..., str]
 ) -> None:
@@ -137,7 +153,8 @@ async def test_what_ends_all_handling_is_told(
     service.subscribe("counted", end)
     await service.start()
     send(kafka_bootstrap, topic, ("e1", "a", {"n": 1}))
-    health = await eventually(service.health_check, lambda found: found["status"] == "unhealthy")
+    health = await eventually(service.health_check, lambda found: "a handler ended" in str(found["problems"]))
+    assert health["status"] == "unhealthy"
     assert health["problems"][0].startswith("a handler ended all handling by GeneratorExit")
     with pytest.raises(GeneratorExit):
         await service.stop()

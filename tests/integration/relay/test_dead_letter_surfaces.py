@@ -88,6 +88,16 @@ async def test_one_is_shown_with_all_that_is_known(postgres_url: str, conn: asyn
     assert (form["payload_base64"], form["deliver_after"]) == ("/wA=", None)
 
 
+async def test_a_payload_that_is_too_long_to_read_is_cut_for_people_only(
+    postgres_url: str, conn: asyncpg.Connection
+) -> None:
+    number = await held(conn, payload=b"x" * 900_000)
+
+    text = (await dlq(postgres_url, "show", str(number))).out
+    assert f"Payload:      {'x' * 4_000}… (900,000 characters, all of them with -o json)\n" in text
+    assert (await dlq(postgres_url, "show", str(number), "-o", "json")).json["payload"] == "x" * 900_000
+
+
 async def test_one_whose_time_no_calendar_of_ours_has_is_shown(postgres_url: str, conn: asyncpg.Connection) -> None:
     dead, waiting = await held(conn), await held(conn, state="Waiting")
     for time in ("4700-01-01 BC", "294000-01-01", "infinity"):

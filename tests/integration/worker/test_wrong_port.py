@@ -1,6 +1,7 @@
 """A port that is there but is no Kafka's is told from a Kafka that is away."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
@@ -81,3 +82,15 @@ async def test_a_port_that_tells_nothing_is_told_from_one_that_nobody_listens_on
         health = await create_kafka_message_broker({"bootstrap_servers": address}).health_check()
     assert health.error is not None
     assert health.error.startswith(f"Kafka at {address} does not answer: {says}")
+
+
+async def test_a_name_without_an_address_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Naive: "unable to bootstrap from" a tuple, as of a broker that is away."""
+
+    async def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", unknown)
+    health = await create_kafka_message_broker({"bootstrap_servers": "kafka.nowhere:9092"}).health_check()
+    assert health.error is not None
+    assert health.error.startswith("Kafka at kafka.nowhere:9092 does not answer: no address is known for that name")

@@ -21,6 +21,7 @@ from marty_msf.core.names import LIBRARY_NAMESPACE
 from marty_msf.core.outgoing import outgoing
 from marty_msf.core.trace import parsed
 from marty_msf.core.user_values import keepable
+from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns import arguments
 from marty_msf.patterns.arguments import MOST_HOURS, must_be, seconds_above_zero, topic_name, whole_number
 from marty_msf.patterns.choreography.consumer import Retries
@@ -147,6 +148,9 @@ class EventBus:
                 raise InvalidDefinition(
                     "bootstrap_servers", "is missing", "give it, or set MARTY_KAFKA_BOOTSTRAP_SERVERS=host:port"
                 )
+            self._board.clear()
+            if self._handlers:
+                self._board.report(ProblemReason.STARTING, "the event bus does not read Kafka yet")
             resource = f"{LIBRARY_NAMESPACE}/{self._name}"
             size = self._concurrency + FURTHER_CONNECTIONS
             pool = await stack.enter_async_context(

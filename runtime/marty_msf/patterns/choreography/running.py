@@ -17,6 +17,7 @@ from marty_msf.worker.backoff import pause
 from marty_msf.worker.broker.connection import KafkaConnection
 from marty_msf.worker.groups import TaskGroup, first_error
 from marty_msf.worker.kafka_input import KafkaInput
+from marty_msf.worker.ownership import any_of
 from marty_msf.worker.role import Context
 from marty_msf.worker.service import supervise
 
@@ -93,6 +94,7 @@ class Running:
                 tasks.create_task(kafka.run(stop))
                 tasks.create_task(consumer.run(stop))
                 tasks.create_task(self._forget(stop))
+                tasks.create_task(self._begin(kafka, stop))
         except BaseExceptionGroup as group:
             raise first_error(group) from group
 
@@ -125,6 +127,11 @@ class Running:
                     await inbox.failed(conn, self.consumer, parked.source, parked.event_id, str(failure))
             raise
         return True
+
+    async def _begin(self, kafka: KafkaInput, stop: asyncio.Event) -> None:
+        """Until Kafka was asked for the topics: from then on its own problems say why nothing is read."""
+        await any_of(kafka.looked, stop)
+        self.context.board.clear(ProblemReason.STARTING)
 
     async def _forget(self, stop: asyncio.Event) -> None:
         """Remove what no redelivery can reach, a little at a time."""

@@ -43,7 +43,9 @@ async def diagnosis(connection: KafkaConnection) -> BrokerUnavailable | None:
                 except (KafkaError, OSError, TimeoutError) as error:
                     words = await first_words(host, port, ANSWER_MS / 1000)
                     odd = odd or _no_kafka(connection, f"{host}:{port}", words)
-                    if words is FirstWords.NOBODY or (words is FirstWords.SILENT and not connection.tls):
+                    if words in (FirstWords.NOBODY, FirstWords.UNKNOWN) or (
+                        words is FirstWords.SILENT and not connection.tls
+                    ):
                         continue  # whatever else is asked is not answered either
                     if found := await _explained(connection, f"{host}:{port}", host, port, error, security):
                         return found
@@ -55,6 +57,11 @@ def _no_kafka(connection: KafkaConnection, address: str, words: FirstWords) -> B
     names = connection.names
     remedy = f"is this the port of another service? check {names.servers}"
     match words:
+        case FirstWords.UNKNOWN:
+            return BrokerUnavailable(
+                f"Kafka at {address} does not answer: no address is known for that name: workers try again by themselves;"
+                f" check {names.servers} and the name service"
+            )
         case FirstWords.FOREIGN:
             return BrokerRefused(f"{names.servers}: {address} answers, but not as Kafka: {remedy}")
         case FirstWords.CLOSED:

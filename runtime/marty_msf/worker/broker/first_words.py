@@ -1,6 +1,7 @@
 """What a port answers to Kafka's first question, byte by byte: a client of Kafka cannot tell what is none."""
 
 import asyncio
+import socket
 import struct
 from contextlib import suppress
 from enum import Enum, auto
@@ -21,6 +22,8 @@ class FirstWords(Enum):
 
     #: Nobody takes the connection.
     NOBODY = auto()
+    #: Its name does not resolve.
+    UNKNOWN = auto()
     #: Kafka answers as it should: something else is wrong.
     KAFKA = auto()
     #: Something that is no Kafka answers.
@@ -36,6 +39,8 @@ async def first_words(host: str, port: int, seconds: float) -> FirstWords:
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection(host, port)
+    except socket.gaierror:
+        return FirstWords.UNKNOWN
     except (OSError, TimeoutError):
         return FirstWords.NOBODY
     try:
