@@ -306,7 +306,7 @@ async def test_a_missing_topic_burns_no_attempt_and_is_told(
         try:
             with serving(place.bootstrap, missing, obliging):
                 assert await all_ended(conn, 1) == {"Completed": 1}
-                await eventually(told(lambda: it.board.current() == []))
+                await eventually(told(it.board.current), lambda found: not found, seconds=60)
         finally:
             kafka.delete_topics(place.bootstrap, [missing])
 
@@ -366,7 +366,7 @@ async def test_an_outage_of_kafka_burns_no_attempt_of_what_waits_for_it(
                 for command in list(service.commands):
                     service.reply(command, "succeeded")
                 assert await all_ended(conn, 2) == {"Completed": 2}
-                await eventually(told(lambda: it.board.current() == []))
+                await eventually(told(it.board.current), lambda found: not found, seconds=60)
 
 
 async def test_a_reply_that_is_stored_when_an_instance_is_taken_up_is_used_instead_of_a_second_command(
