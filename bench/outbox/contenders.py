@@ -185,14 +185,16 @@ class Program:
         self._resumed.set()
 
     async def pause(self) -> None:
-        """End it."""
+        """End it. RuntimeError when it had ended by itself."""
         self._resumed.clear()
-        if self._process is not None:
-            if self._process.returncode is None:
-                self._process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(60):
-                await self._process.wait()
-            self._process = None
+        if self._process is None:
+            return
+        if self._process.returncode is not None:
+            raise self._ended(self._process)
+        self._process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(60):
+            await self._process.wait()
+        self._process = None
 
     async def watch(self) -> None:
         """Until cancelled. RuntimeError when it ends by itself: nobody is to wait for what it does not do then."""
@@ -202,8 +204,11 @@ class Program:
             assert process is not None, "it was resumed"
             await process.wait()
             if self._process is process and self._resumed.is_set():
-                log = (self._directory / "log").read_text()[-3000:]
-                raise RuntimeError(f"the relay ended by itself, with code {process.returncode}: {log}")
+                raise self._ended(process)
+
+    def _ended(self, process: asyncio.subprocess.Process) -> RuntimeError:
+        log = (self._directory / "log").read_text()[-3000:]
+        return RuntimeError(f"the relay ended by itself, with code {process.returncode}: {log}")
 
     async def kill(self) -> None:
         """Make sure that it is gone."""

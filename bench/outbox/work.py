@@ -47,11 +47,10 @@ async def live(contender: Contender, rates: Sequence[int], warm_up_seconds: int,
     figures: Figures = []
     used: dict[str, float] = {}
     told: dict[str, str] = {}
+    last = 0
     async with stage(contender) as it, contender.start(it.site) as relay:
         for rate in rates:
-            written = await numbered(it.site.url)
-            await it.topic.reach(written, CATCH_UP_SECONDS)
-            since = it.topic.ends()
+            written, since = last, it.topic.ends()
             async with metered(it, relay) as cost:
                 async with application(it, rate, warm_up_seconds, seconds) as last_before:
                     await cost.begin()

@@ -18,9 +18,9 @@ from marty_msf.worker.relay.surface.forms import group_form, letter_form, whole_
 
 _GROUPS: Final = 50
 _TOP_ID: Final = (1 << 63) - 1
-#: Fields of `show`, in its order, with what people read before them.
 #: Of a payload, for people.
 PAYLOAD_CHARACTERS: Final = 4_000
+#: Fields of `show`, in its order, with what people read before them.
 _SHOWN: Final = {
     "Event": "event_id",
     "State": "state",

@@ -29,7 +29,7 @@ async def swallow(event: Event) -> None:
 
 
 async def be_cancelled_from_inside(_: Event) -> None:
-    waiting = asyncio.create_task(asyncio.sleep(60))
+    waiting = asyncio.create_task(asyncio.Event().wait())
     asyncio.get_running_loop().call_soon(waiting.cancel)
     await waiting
 
@@ -52,7 +52,14 @@ async def close_the_connection(event: Event) -> None:
 
 async def be_idle_for_too_long(event: Event) -> None:
     await event.connection.execute("SET LOCAL idle_in_transaction_session_timeout = '10ms'")
-    await asyncio.sleep(0.2)
+
+    def ended() -> bool:
+        try:
+            return bool(event.connection.is_closed())
+        except asyncpg.InterfaceError:  # the pool has taken back what is no connection any more
+            return True
+
+    await eventually(told(ended))
 
 
 MISUSES: Final[dict[str, tuple[Callable[[Event], Awaitable[None]], str]]] = {

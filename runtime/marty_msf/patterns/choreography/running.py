@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final
-
-from asyncpg import Connection
 
 from marty_msf.core.worker_status import ProblemReason
 from marty_msf.patterns.choreography.consumer import Consumer, Retries
@@ -104,17 +103,15 @@ class Running:
         Raises HandlerFailed; then its row says why.
         """
         parked: Parked | None = None
-
-        async def remove(conn: Connection) -> None:
-            assert parked is not None, "it is being handled"
-            await inbox.remove(conn, self.consumer, parked.source, parked.event_id)
-
         try:
             with translate():
                 async with self.context.pool.acquire() as conn, whole(conn):
                     parked = await inbox.first(conn, self.consumer, number, key)
                     if parked is None:
                         return False
+                    remove = partial(
+                        inbox.remove, consumer=self.consumer, source=parked.source, event_id=parked.event_id
+                    )
                     if (await inbox.record(conn, self.consumer, parked.source, parked.event_id, None)).fresh:
                         await self._handling.run(conn, Received.of_parked(parked), remove)
                     else:

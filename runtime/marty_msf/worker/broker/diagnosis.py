@@ -22,6 +22,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from marty_msf.core.errors import AuthenticationFailed, BrokerRefused, BrokerUnavailable
 from marty_msf.worker.broker.connection import KafkaConnection
+from marty_msf.worker.broker.errors import no_answer
 from marty_msf.worker.broker.first_words import FirstWords, first_words
 
 #: For all brokers together, and for one answer.
@@ -58,22 +59,17 @@ def _no_kafka(connection: KafkaConnection, address: str, words: FirstWords) -> B
     remedy = f"is this the port of another service? check {names.servers}"
     match words:
         case FirstWords.UNKNOWN:
-            return BrokerUnavailable(
-                f"Kafka at {address} does not answer: no address is known for that name: workers try again by themselves;"
-                f" check {names.servers} and the name service"
+            return no_answer(
+                address, "no address is known for that name", f"check {names.servers} and the name service"
             )
         case FirstWords.FOREIGN:
             return BrokerRefused(f"{names.servers}: {address} answers, but not as Kafka: {remedy}")
         case FirstWords.CLOSED:
-            return BrokerUnavailable(
-                f"Kafka at {address} does not answer: the connection is closed at Kafka's first question: workers try again by themselves;"
-                f" {remedy}, or a proxy whose Kafka is away"
-            )
+            closed = "the connection is closed at Kafka's first question"
+            return no_answer(address, closed, f"{remedy}, or a proxy whose Kafka is away")
         case FirstWords.SILENT:
-            return BrokerUnavailable(
-                f"Kafka at {address} does not answer: it takes the connection and says nothing for {ANSWER_MS / 1000:g} s:"
-                f" workers try again by themselves; does the broker hang, or {remedy}"
-            )
+            silent = f"it takes the connection and says nothing for {ANSWER_MS / 1000:g} s"
+            return no_answer(address, silent, f"does the broker hang, or {remedy}")
     return None
 
 

@@ -111,10 +111,13 @@ def translate(
                 "Kafka stores less text with an offset than the notes of transactions need: set"
                 " offset.metadata.max.bytes of the brokers to 4096, which is its default"
             ) from error
-        raise BrokerUnavailable(
-            f"Kafka at {connection.servers} does not answer: {_said(error, late)}:"
-            f" workers try again by themselves; check {connection.names.servers} and the network"
-        ) from error
+        remedy = f"check {connection.names.servers} and the network"
+        raise no_answer(connection.servers, _said(error, late), remedy) from error
+
+
+def no_answer(where: str, what: str, remedy: str) -> BrokerUnavailable:
+    """Nobody there speaks as Kafka does."""
+    return BrokerUnavailable(f"Kafka at {where} does not answer: {what}: workers try again by themselves; {remedy}")
 
 
 def _said(error: BaseException, late: str) -> str:
